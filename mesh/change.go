@@ -50,6 +50,9 @@ func (c PutWorkload) apply(s *Snapshot) {
 	DeleteWorkload{UID: c.Workload.UID}.apply(s)
 	w := c.Workload
 	s.workloads = s.workloads.Set(w.UID, w)
+	if w.PodUID != "" {
+		s.byPod = s.byPod.Set(w.PodUID, w)
+	}
 	if !w.HostNetwork {
 		for _, a := range w.Addresses {
 			s.byAddr = s.byAddr.Set(a.Unmap(), w)
@@ -70,6 +73,7 @@ func (c DeleteWorkload) apply(s *Snapshot) {
 		return
 	}
 	s.workloads = s.workloads.Delete(c.UID)
+	s.byPod = deleteIf(s.byPod, old.PodUID, old)
 	for _, a := range old.Addresses {
 		s.byAddr = deleteIf(s.byAddr, a.Unmap(), old)
 	}
@@ -110,9 +114,46 @@ func (c DeleteService) apply(s *Snapshot) {
 	}
 }
 
-func (c PutPolicy) apply(s *Snapshot)    { s.policies = s.policies.Set(c.Policy.Name, c.Policy) }
-func (c DeletePolicy) apply(s *Snapshot) { s.policies = s.policies.Delete(c.Name) }
-func (c PutConfig) apply(s *Snapshot)    { s.config = c.Config }
+func (c PutPolicy) apply(s *Snapshot) {
+	DeletePolicy{Name: c.Policy.Name}.apply(s)
+	s.policies = s.policies.Set(c.Policy.Name, c.Policy)
+	if key, ok := scopeKey(c.Policy); ok {
+		m := get(s.byScope, key)
+		if m == nil {
+			m = newMap[Name, *Policy]()
+		}
+		s.byScope = s.byScope.Set(key, m.Set(c.Policy.Name, c.Policy))
+	}
+}
+
+func (c DeletePolicy) apply(s *Snapshot) {
+	old := get(s.policies, c.Name)
+	if old == nil {
+		return
+	}
+	s.policies = s.policies.Delete(c.Name)
+	if key, ok := scopeKey(old); ok {
+		if m := get(s.byScope, key).Delete(c.Name); m.Len() == 0 {
+			s.byScope = s.byScope.Delete(key)
+		} else {
+			s.byScope = s.byScope.Set(key, m)
+		}
+	}
+}
+
+func (c PutConfig) apply(s *Snapshot) { s.config = c.Config }
+
+// scopeKey is a policy's key in Snapshot.byScope: "" for the mesh, else its namespace; none for workload scope.
+func scopeKey(p *Policy) (string, bool) {
+	switch p.Scope {
+	case ScopeMesh:
+		return "", true
+	case ScopeNamespace:
+		return p.Name.Namespace, true
+	default:
+		return "", false
+	}
+}
 
 // deleteIf removes k only while it still answers with v: a later claimant keeps its entry.
 func deleteIf[K comparable, V comparable](m *immutable.Map[K, V], k K, v V) *immutable.Map[K, V] {

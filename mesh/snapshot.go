@@ -17,11 +17,13 @@ type Snapshot struct {
 	version   uint64
 	workloads *immutable.Map[string, *Workload]
 	byAddr    *immutable.Map[netip.Addr, *Workload]
+	byPod     *immutable.Map[string, *Workload]
 	services  *immutable.Map[Name, *Service]
 	byVIP     *immutable.Map[netip.Addr, *Service]
 	byHost    *immutable.Map[string, *Service]
 	endpoints *immutable.Map[Name, *immutable.Map[string, *Workload]]
 	policies  *immutable.Map[Name, *Policy]
+	byScope   *immutable.Map[string, *immutable.Map[Name, *Policy]]
 	config    *Config
 }
 
@@ -43,11 +45,13 @@ func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		workloads: newMap[string, *Workload](),
 		byAddr:    newMap[netip.Addr, *Workload](),
+		byPod:     newMap[string, *Workload](),
 		services:  newMap[Name, *Service](),
 		byVIP:     newMap[netip.Addr, *Service](),
 		byHost:    newMap[string, *Service](),
 		endpoints: newMap[Name, *immutable.Map[string, *Workload]](),
 		policies:  newMap[Name, *Policy](),
+		byScope:   newMap[string, *immutable.Map[Name, *Policy]](),
 		config:    &Config{},
 	}
 }
@@ -65,6 +69,9 @@ func (s *Snapshot) Workload(uid string) *Workload { return get(s.workloads, uid)
 // workloads share their node's address and are not found by it.
 func (s *Snapshot) WorkloadByAddr(a netip.Addr) *Workload { return get(s.byAddr, a.Unmap()) }
 
+// WorkloadByPod returns the workload of a pod's Kubernetes uid, or nil.
+func (s *Snapshot) WorkloadByPod(uid string) *Workload { return get(s.byPod, uid) }
+
 // Service returns the service of that name, or nil.
 func (s *Snapshot) Service(n Name) *Service { return get(s.services, n) }
 
@@ -76,6 +83,17 @@ func (s *Snapshot) ServiceByHostname(h string) *Service { return get(s.byHost, h
 
 // Policy returns the policy of that name, or nil.
 func (s *Snapshot) Policy(n Name) *Policy { return get(s.policies, n) }
+
+// PoliciesFor calls f for each policy of mesh scope and each of namespace scope in that namespace, until it
+// returns false. Policies of workload scope are reached by Workload.Policies and Policy.
+func (s *Snapshot) PoliciesFor(namespace string, f func(*Policy) bool) {
+	more := true
+	for _, key := range [...]string{"", namespace} {
+		if m := get(s.byScope, key); m != nil && more {
+			each(m, func(p *Policy) bool { more = f(p); return more })
+		}
+	}
+}
 
 // Endpoints returns the workloads that serve the service, in no particular order.
 func (s *Snapshot) Endpoints(n Name) []*Workload {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import "testing"
+
+func TestWorkloadByPod(t *testing.T) {
+	s := NewSnapshot().With(PutWorkload{&Workload{UID: "c//Pod/a/x", PodUID: "u1"}})
+	if w := s.WorkloadByPod("u1"); w == nil || w.UID != "c//Pod/a/x" {
+		t.Fatalf("by pod uid: got %v", w)
+	}
+	s = s.With(PutWorkload{&Workload{UID: "c//Pod/a/x", PodUID: "u2"}})
+	if s.WorkloadByPod("u1") != nil || s.WorkloadByPod("u2") == nil {
+		t.Fatal("a replaced workload is still found by its old pod uid, or not by its new one")
+	}
+	if s = s.With(DeleteWorkload{UID: "c//Pod/a/x"}); s.WorkloadByPod("u2") != nil {
+		t.Fatal("a deleted workload is still found by its pod uid")
+	}
+}
+
+func TestPoliciesFor(t *testing.T) {
+	name := func(ns, n string) Name { return Name{Namespace: ns, Name: n} }
+	s := NewSnapshot().With(
+		PutPolicy{&Policy{Name: name("warren-system", "all"), Scope: ScopeMesh}},
+		PutPolicy{&Policy{Name: name("a", "ns"), Scope: ScopeNamespace}},
+		PutPolicy{&Policy{Name: name("a", "wl"), Scope: ScopeWorkload}},
+		PutPolicy{&Policy{Name: name("b", "ns"), Scope: ScopeNamespace}},
+	)
+	count := func(s *Snapshot, ns string) (n int) {
+		s.PoliciesFor(ns, func(*Policy) bool { n++; return true })
+		return n
+	}
+	if got := count(s, "a"); got != 2 {
+		t.Errorf("policies for a: got %d, want mesh and namespace", got)
+	}
+	moved := s.With(PutPolicy{&Policy{Name: name("a", "ns"), Scope: ScopeWorkload}})
+	if got := count(moved, "a"); got != 1 {
+		t.Errorf("policies for a after the namespace policy became a workload policy: got %d, want 1", got)
+	}
+	gone := s.With(DeletePolicy{name("warren-system", "all")}, DeletePolicy{name("b", "ns")}, DeletePolicy{name("b", "ns")})
+	if got := count(gone, "b"); got != 0 {
+		t.Errorf("policies for b after both went: got %d, want 0", got)
+	}
+	seen := 0
+	s.PoliciesFor("a", func(*Policy) bool { seen++; return false })
+	if seen != 1 {
+		t.Errorf("f returned false, yet was called %d times", seen)
+	}
+}
