@@ -54,5 +54,11 @@ enum reason {
 	REASON_KERNEL_UNVERIFIED = 48, /* what is attached in the kernel is not what should be */
 	REASON_DNS_FALLBACK = 49, /* a DNS query went to the pod's own resolver */
 	REASON_INTERNAL = 50, /* a defect in Warren: please report it */
-	REASON_MAX = 51,
+	REASON_NODE_UNPROVEN = 51, /* a certificate was asked for without proof of which node asks */
+	REASON_NOT_ON_NODE = 52, /* a certificate was asked for a service account with no enrolled pod on the caller's node */
+	REASON_BAD_CERTIFICATE_REQUEST = 53, /* a certificate request is malformed, too large, or asks for more than its one identity */
+	REASON_FOREIGN_TRUST_DOMAIN = 54, /* a certificate was asked for an identity of another trust domain */
+	REASON_RATE_LIMIT = 55, /* a node asks for certificates faster than control answers */
+	REASON_NOT_READY = 56, /* control has not read the mesh's objects yet */
+	REASON_MAX = 57,
 };

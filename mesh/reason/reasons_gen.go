@@ -106,10 +106,22 @@ const (
 	DNSFallback Reason = 49
 	// Internal: a defect in Warren: please report it.
 	Internal Reason = 50
+	// NodeUnproven: a certificate was asked for without proof of which node asks.
+	NodeUnproven Reason = 51
+	// NotOnNode: a certificate was asked for a service account with no enrolled pod on the caller's node.
+	NotOnNode Reason = 52
+	// BadCertificateRequest: a certificate request is malformed, too large, or asks for more than its one identity.
+	BadCertificateRequest Reason = 53
+	// ForeignTrustDomain: a certificate was asked for an identity of another trust domain.
+	ForeignTrustDomain Reason = 54
+	// RateLimit: a node asks for certificates faster than control answers.
+	RateLimit Reason = 55
+	// NotReady: control has not read the mesh's objects yet.
+	NotReady Reason = 56
 )
 
 // Max is the number of reasons; valid reasons lie in [0, Max).
-const Max = 51
+const Max = 57
 
 var table = [Max]entry{
 	None:                      {"NONE", Carry, "no reason: the ordinary case"},
@@ -163,4 +175,10 @@ var table = [Max]entry{
 	KernelUnverified:          {"KERNEL_UNVERIFIED", Drop, "what is attached in the kernel is not what should be"},
 	DNSFallback:               {"DNS_FALLBACK", Pass, "a DNS query went to the pod's own resolver"},
 	Internal:                  {"INTERNAL", Drop, "a defect in Warren: please report it"},
+	NodeUnproven:              {"NODE_UNPROVEN", Drop, "a certificate was asked for without proof of which node asks"},
+	NotOnNode:                 {"NOT_ON_NODE", Drop, "a certificate was asked for a service account with no enrolled pod on the caller's node"},
+	BadCertificateRequest:     {"BAD_CERTIFICATE_REQUEST", Drop, "a certificate request is malformed, too large, or asks for more than its one identity"},
+	ForeignTrustDomain:        {"FOREIGN_TRUST_DOMAIN", Drop, "a certificate was asked for an identity of another trust domain"},
+	RateLimit:                 {"RATE_LIMIT", Drop, "a node asks for certificates faster than control answers"},
+	NotReady:                  {"NOT_READY", Drop, "control has not read the mesh's objects yet"},
 }
