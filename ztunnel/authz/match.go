@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authz
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// match returns the index of the first rule of p that matches, or -1. No rules never match.
+func match(p *mesh.Policy, c *Connection) int {
+	return slices.IndexFunc(p.Rules, func(r mesh.Rule) bool { return matchRule(r, c) })
+}
+
+// matchRule is the AND of its clauses; no clause matches everything.
+func matchRule(r mesh.Rule, c *Connection) bool {
+	for i := range r.Clauses {
+		if !matchClause(r.Clauses[i], c) {
+			return false
+		}
+	}
+	return true
+}
+
+// matchClause is the OR of its matches; an empty clause matches everything.
+func matchClause(cl mesh.Clause, c *Connection) bool {
+	for i := range cl.Matches {
+		if matchAll(&cl.Matches[i], c) {
+			return true
+		}
+	}
+	return len(cl.Matches) == 0
+}
+
+// matchAll is the AND over attributes that are set; with none set it never matches.
+func matchAll(m *mesh.Match, c *Connection) bool {
+	if empty(m) {
+		return false
+	}
+	id, dst := c.Identity, c.Destination
+	return words(m.Namespaces, m.NotNamespaces, id.Namespace) &&
+		words(m.Principals, m.NotPrincipals, id.Principal()) &&
+		among(m.ServiceAccounts, m.NotServiceAccounts, mesh.Name{Namespace: id.Namespace, Name: id.ServiceAccount}) &&
+		within(m.SourceIPs, m.NotSourceIPs, c.Source) &&
+		within(m.DestinationIPs, m.NotDestinationIPs, dst.Addr()) &&
+		among(m.DestinationPorts, m.NotDestinationPorts, dst.Port())
+}
+
+func empty(m *mesh.Match) bool {
+	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+
+		len(m.ServiceAccounts)+len(m.NotServiceAccounts)+len(m.SourceIPs)+len(m.NotSourceIPs)+
+		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
+}
+
+// holds is one attribute: any of the positives if there are some, and none of the negatives.
+func holds[T any](is, not []T, fits func(T) bool) bool {
+	return (len(is) == 0 || slices.ContainsFunc(is, fits)) && !slices.ContainsFunc(not, fits)
+}
+
+func words(is, not []mesh.StringMatch, s string) bool {
+	return holds(is, not, func(m mesh.StringMatch) bool { return m.Matches(s) })
+}
+
+func among[T comparable](is, not []T, v T) bool {
+	return holds(is, not, func(x T) bool { return x == v })
+}
+
+func within(is, not []netip.Prefix, a netip.Addr) bool {
+	return holds(is, not, func(p netip.Prefix) bool { return p.Contains(a) })
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lb chooses one endpoint of a service. It is pure: the caller brings the candidates and the dice.
+package lb
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// Endpoint is one workload that serves a service's port.
+type Endpoint struct {
+	Workload *mesh.Workload
+	// Target is the endpoint's own address and port.
+	Target netip.AddrPort
+}
+
+// Candidates are a service's endpoints for one port, by whether a connection may go there now.
+type Candidates struct {
+	// Usable may be chosen: captured, or plaintext by the rules.
+	Usable []Endpoint
+	// Pending are enrolled but not captured: they wait while another can be chosen.
+	Pending []Endpoint
+	// Ready counts the endpoints that are ready at all, whatever ports they serve.
+	Ready int
+}
+
+// Gather sorts the endpoints of svc for its port. An endpoint's address has the family of the virtual
+// address asked for where it has one, so that an IPv4 client stays on IPv4.
+func Gather(snap *mesh.Snapshot, svc *mesh.Service, port uint16, like netip.Addr) Candidates {
+	var c Candidates
+	for _, w := range snap.Endpoints(svc.NamespacedName()) {
+		if !w.Ready && !svc.PublishNotReady {
+			continue
+		}
+		c.Ready++
+		target, served := w.Services[svc.NamespacedName()][port]
+		addr := address(w, like)
+		if !served || target == 0 || !addr.IsValid() {
+			continue
+		}
+		e := Endpoint{Workload: w, Target: netip.AddrPortFrom(addr, target)}
+		if w.Capture == mesh.Pending && !w.HostNetwork {
+			c.Pending = append(c.Pending, e)
+		} else {
+			c.Usable = append(c.Usable, e)
+		}
+	}
+	return c
+}
+
+// Choose returns one of the endpoints; pick returns a number in [0, n), and nil means Random.
+func Choose(es []Endpoint, pick func(n int) int) Endpoint {
+	if len(es) == 1 {
+		return es[0]
+	}
+	if pick == nil {
+		pick = Random
+	}
+	return es[pick(len(es))]
+}
+
+// Random is uniform in [0, n).
+func Random(n int) int { return rand.IntN(n) }
+
+func address(w *mesh.Workload, like netip.Addr) netip.Addr {
+	var other netip.Addr
+	for _, a := range w.Addresses {
+		a = a.Unmap()
+		if a.Is4() == like.Unmap().Is4() {
+			return a
+		}
+		if !other.IsValid() {
+			other = a
+		}
+	}
+	return other
+}
