@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Warren's developer loop. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO ?= go
+BIN := build/bin
+RUNTESTS := $(BIN)/runtests
+
+# Generated files are checked in; these are the tools that reproduce them byte for byte.
+CLANG ?= clang-14
+CLANG_VERSION := 14.0.6
+PROTOC_VERSION := 3.21.12
+export BPF2GO_CC ?= $(CLANG)
+export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -fdebug-prefix-map=$(CURDIR)=.
+
+GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'bpf/include/reasons.h' 2>/dev/null)
+
+.PHONY: help build generate test test-race fuzz demo demo-down bench lint verify clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## compile every binary into build/bin (first time with cold caches: about three minutes on two cores)
+	@mkdir -p $(BIN)
+	@echo "build: $$(ls -d cmd/warren* 2>/dev/null | xargs -rn1 basename | tr '\n' ' ')warren-netns runtests"
+	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ $$(ls -d ./cmd/warren* 2>/dev/null) ./tests/netns/cmd/warren-netns ./tests/cmd/runtests
+
+generate: ## regenerate BPF bindings and objects, protobufs and the reasons table (about half a minute)
+	@$(MAKE) --no-print-directory check-generators
+	$(GO) generate ./...
+
+.PHONY: check-generators
+check-generators:
+	@$(CLANG) --version 2>/dev/null | grep -qF '$(CLANG_VERSION)' || \
+		{ echo "generate: needs $(CLANG) $(CLANG_VERSION), found: $$($(CLANG) --version 2>&1 | head -1); on Debian 12: apt-get install clang-14 llvm-14 libbpf-dev" >&2; exit 1; }
+	@protoc --version 2>/dev/null | grep -qF '$(PROTOC_VERSION)' || \
+		{ echo "generate: needs protoc $(PROTOC_VERSION), found: $$(protoc --version 2>&1 | head -1); on Debian 12: apt-get install protobuf-compiler" >&2; exit 1; }
+
+.PHONY: verify-generated
+verify-generated: ## check that generation reproduces the checked-in files byte for byte
+	@sha256sum $(GENERATED) > build/generated.before
+	@$(MAKE) --no-print-directory generate
+	@sha256sum --quiet -c build/generated.before || \
+		{ echo "generated files differ from their sources: run 'make generate' and commit the result" >&2; exit 1; }
+	@new=$$(git ls-files -o --exclude-standard '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go'); \
+		[ -z "$$new" ] || { echo "generated but not checked in: $$new" >&2; exit 1; }
+	@echo "generate: $(words $(GENERATED)) files reproduced byte for byte"
+
+test: build ## run every test (as root: the kernel's too), about five minutes on two cores
+	@$(RUNTESTS) ./...
+
+test-race: build ## run the unprivileged tests under the race detector, about five minutes on two cores
+	@$(RUNTESTS) -race $$($(GO) list ./... | grep -v /tests/)
+
+fuzz: build ## run each fuzz target for a few seconds
+	@$(RUNTESTS) -fuzz $${FUZZTIME:-3s}
+
+demo: build ## two nodes, a sample application, traffic, and a report of what happened; stays up
+	@$(BIN)/warren-netns demo
+
+demo-down: ## stop the demo
+	@[ ! -x $(BIN)/warren-netns ] || $(BIN)/warren-netns down
+
+bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json
+	$(GO) run ./tests/bench
+
+lint: ## gofmt, vet and staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'd: $$out" >&2; exit 1; }
+	@$(GO) vet ./...
+	@$(GO) tool staticcheck ./...
+	@echo "lint: clean"
+
+verify: lint verify-generated test ## what a change must pass
+
+clean: ## remove build/
+	rm -rf build

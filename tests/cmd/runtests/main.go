@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command runtests runs `go test -json` over packages, prints a line for each package as it finishes and the
+// output of every test that failed, and ends with one line: "N passed, N failed, N skipped".
+//
+//	runtests [-race] [-no-skips] [-fuzz 5s] [packages] [-- further arguments of go test]
+//
+// With -fuzz every fuzz target of the packages is run for that long instead. The exit status is 1 when anything
+// failed, or was skipped under -no-skips.
+package main
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("runtests", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	race := fs.Bool("race", false, "run under the race detector")
+	noSkips := fs.Bool("no-skips", os.Getenv("CI") == "true", "a skipped test is a failure (default: when CI=true)")
+	fuzz := fs.Duration("fuzz", 0, "run each fuzz target for this long, and nothing else")
+	if err := fs.Parse(args); err != nil {
+		return 2
+	}
+	packages, further := split(fs.Args())
+	if *race {
+		further = append([]string{"-race"}, further...)
+	}
+	t := newTally(stdout)
+	if *fuzz > 0 {
+		fuzzAll(t, packages, further, *fuzz, stderr)
+	} else {
+		goTest(t, append(further, packages...), stderr)
+	}
+	return t.finish(*noSkips)
+}
+
+// split parts "pkg... -- args..." in two; without packages everything is meant.
+func split(args []string) (packages, further []string) {
+	for i, a := range args {
+		if a == "--" {
+			args, further = args[:i], args[i+1:]
+			break
+		}
+	}
+	if len(args) == 0 {
+		args = []string{"./..."}
+	}
+	return args, further
+}
+
+// goTest runs `go test -json` once and feeds its events to the tally.
+func goTest(t *tally, args []string, stderr io.Writer) {
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.fail("go test", fmt.Sprintf("start go test: %v\n", err))
+		return
+	}
+	in := bufio.NewReader(out)
+	for {
+		line, err := in.ReadBytes('\n')
+		t.line(line)
+		if err != nil {
+			break
+		}
+	}
+	failedBefore := t.failed
+	if err := cmd.Wait(); err != nil && failedBefore == 0 {
+		t.fail("go test", fmt.Sprintf("%v, though no test reported a failure\n", err))
+	}
+}
+
+var fuzzName = regexp.MustCompile(`^Fuzz\w*$`)
+
+// fuzzAll lists the fuzz targets of each package and runs them one after the other: `go test -fuzz` takes one at a time.
+func fuzzAll(t *tally, packages, further []string, d time.Duration, stderr io.Writer) {
+	for _, pkg := range list(packages, stderr) {
+		out, err := exec.Command("go", "test", "-list", "^Fuzz", pkg).CombinedOutput()
+		if err != nil {
+			t.fail(pkg, string(out))
+			continue
+		}
+		for name := range strings.Lines(string(out)) {
+			if name = strings.TrimSpace(name); !fuzzName.MatchString(name) {
+				continue
+			}
+			fmt.Fprintf(t.out, "fuzz %s %s for %v\n", pkg, name, d)
+			goTest(t, append([]string{"-run", "^$", "-fuzz", "^" + name + "$", "-fuzztime", d.String(), pkg}, further...), stderr)
+		}
+	}
+}
+
+// list expands package patterns to those that hold tests with a fuzz target's name in them.
+func list(patterns []string, stderr io.Writer) []string {
+	cmd := exec.Command("go", append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, patterns...)...)
+	cmd.Stderr = stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return patterns
+	}
+	return strings.Fields(string(out))
+}
