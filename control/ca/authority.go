@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ca is the mesh's certificate authority: a root and an issuing intermediate kept in a directory,
+// and the gRPC service through which nodes get certificates for the pods scheduled on them.
+package ca
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// Lifetimes. A leaf never outlives the certificate that signed it.
+const (
+	// DefaultLeafTTL is what a request that names no lifetime gets, and the most any request gets.
+	DefaultLeafTTL = 24 * time.Hour
+	// MinLeafTTL is the least: shorter ones would be renewed all the time.
+	MinLeafTTL = time.Minute
+	rootTTL    = 10 * 365 * 24 * time.Hour
+	issuingTTL = 365 * 24 * time.Hour
+	// backdate lets a verifier's clock be behind ours.
+	backdate = time.Minute
+	// rotateCheck is how often Run looks whether the intermediate is due.
+	rotateCheck = time.Hour
+)
+
+// Config of an Authority.
+type Config struct {
+	// Dir holds root.pem, issuing.pem (key and certificate each, 0600) and bundle.pem (0644). It is made if
+	// it is missing; empty, it is filled with a new authority.
+	Dir string
+	// TrustDomain of every identity issued; "" means mesh.DefaultTrustDomain.
+	TrustDomain string
+	// LeafTTL is the default and largest lifetime of a leaf; 0 means DefaultLeafTTL.
+	LeafTTL time.Duration
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Log receives life-cycle events; nil discards them.
+	Log *slog.Logger
+}
+
+// Authority issues certificates. Safe for concurrent use.
+type Authority struct {
+	cfg Config
+
+	mu      sync.RWMutex
+	root    *keyPair
+	issuing *keyPair
+	bundle  []byte
+}
+
+// Open loads the authority of cfg.Dir, or makes one where the directory is empty. A directory that is
+// damaged, incomplete or readable by others is refused with the file's name and what to do about it; nothing
+// is ever replaced because it could not be read.
+func Open(cfg Config) (*Authority, error) {
+	if cfg.TrustDomain == "" {
+		cfg.TrustDomain = mesh.DefaultTrustDomain
+	}
+	if cfg.LeafTTL == 0 {
+		cfg.LeafTTL = DefaultLeafTTL
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.LeafTTL < MinLeafTTL || cfg.LeafTTL > issuingTTL/4 {
+		return nil, fmt.Errorf("open CA: leaf lifetime %v is outside %v..%v", cfg.LeafTTL, MinLeafTTL, issuingTTL/4)
+	}
+	a := &Authority{cfg: cfg}
+	if err := a.open(); err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	return a, nil
+}
+
+func (a *Authority) open() error {
+	d, err := lockDir(a.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer d.unlock()
+	now := a.cfg.Now()
+	fresh, err := d.empty()
+	if err != nil {
+		return err
+	}
+	if fresh {
+		if err := create(d, a.cfg.TrustDomain, now); err != nil {
+			return err
+		}
+		a.cfg.Log.Info("made a new certificate authority", "dir", a.cfg.Dir, "trust_domain", a.cfg.TrustDomain)
+	}
+	if err := a.load(d, now); err != nil {
+		return err
+	}
+	return a.rotateLocked(d, now)
+}
+
+// create writes a new root and its first intermediate. issuing.pem comes last: root.pem alone is an
+// authority too (its intermediate is made when it is loaded), so a crash in between leaves nothing damaged.
+func create(d *dir, trustDomain string, now time.Time) error {
+	root, err := newRoot(trustDomain, now)
+	if err != nil {
+		return err
+	}
+	if err := d.writePair(rootFile, root); err != nil {
+		return err
+	}
+	return d.write(bundleFile, certPEM(root.cert), 0o644)
+}
+
+// load reads and checks all files of d.
+func (a *Authority) load(d *dir, now time.Time) error {
+	root, err := d.readPair(rootFile, "restore it from a backup, or empty the directory to begin a new authority, from which every node and workload must then get new certificates")
+	if err != nil {
+		return err
+	}
+	if err := checkRoot(root, now); err != nil {
+		return fmt.Errorf("%s: %w", d.path(rootFile), err)
+	}
+	bundle, err := d.readBundle(root)
+	if err != nil {
+		return err
+	}
+	issuing, err := d.readPair(issuingFile, "remove it to have a new one made")
+	if err != nil && !errors.Is(err, errMissing) {
+		return err
+	}
+	if issuing != nil {
+		if err := issuing.cert.CheckSignatureFrom(root.cert); err != nil {
+			return fmt.Errorf("%s: not signed by %s: %w (remove it to have a new one made)", d.path(issuingFile), rootFile, err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.root, a.issuing, a.bundle = root, issuing, bundle
+	return nil
+}
+
+// Bundle returns the PEM of the roots that verify everything issued here.
+func (a *Authority) Bundle() []byte {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.bundle
+}
+
+// TrustDomain of every identity issued.
+func (a *Authority) TrustDomain() string { return a.cfg.TrustDomain }
+
+// Run rotates the intermediate in time until ctx ends. A rotation that fails is logged and tried again.
+func (a *Authority) Run(ctx context.Context) error {
+	t := time.NewTicker(rotateCheck)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := a.Rotate(); err != nil {
+				a.cfg.Log.Error("rotate the issuing certificate", "err", err)
+			}
+		}
+	}
+}
+
+// Rotate makes a new intermediate when less than half of the present one's lifetime is left; certificates it
+// signed stay valid. Another process of the same directory may have done so: then its work is taken up.
+func (a *Authority) Rotate() error {
+	now := a.cfg.Now()
+	if !a.rotationDue(now) {
+		return nil
+	}
+	d, err := lockDir(a.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("rotate CA: %w", err)
+	}
+	defer d.unlock()
+	if err := a.load(d, now); err != nil {
+		return fmt.Errorf("rotate CA: %w", err)
+	}
+	return a.rotateLocked(d, now)
+}
+
+func (a *Authority) rotationDue(now time.Time) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.issuing == nil {
+		return true
+	}
+	c := a.issuing.cert
+	return now.After(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
+}
+
+// rotateLocked makes the next intermediate if it is due; d's lock keeps other processes out.
+func (a *Authority) rotateLocked(d *dir, now time.Time) error {
+	if !a.rotationDue(now) {
+		return nil
+	}
+	a.mu.RLock()
+	root := a.root
+	a.mu.RUnlock()
+	next, err := newIssuing(root, a.cfg.TrustDomain, now)
+	if err != nil {
+		return err
+	}
+	if err := d.writePair(issuingFile, next); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.issuing = next
+	a.mu.Unlock()
+	a.cfg.Log.Info("made a new issuing certificate", "serial", serial(next.cert), "not_after", next.cert.NotAfter)
+	return nil
+}
+
+func serial(c *x509.Certificate) string { return hex.EncodeToString(c.SerialNumber.Bytes()) }

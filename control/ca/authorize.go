@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import "github.com/warren-mesh/warren/mesh"
+
+// onNode reports whether a pod of the identity's service account that the mesh captures, or is about to, is
+// scheduled on node. A pod outside the mesh gives its node no right to its identity, nor does a host-network
+// pod: it has no network namespace of its own to capture.
+func onNode(s *mesh.Snapshot, node string, id mesh.Identity) bool {
+	if node == "" || id.IsZero() {
+		return false
+	}
+	found := false
+	s.Workloads(func(w *mesh.Workload) bool {
+		found = w.Node == node && w.PodUID != "" && !w.HostNetwork && w.Capture != mesh.Outside && w.Identity() == id
+		return !found
+	})
+	return found
+}
