@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// history is what this process itself saw of one pod. It starts empty with the process and the pod's uid,
+// so nothing the initial list shows at once counts as "seen before".
+type history struct {
+	readyOutside bool // was Ready while it was not enrolled
+	enrolledSeen bool // was enrolled when last looked at
+	ranFirst     bool // already ran when it was first seen enrolled
+	ranUncaught  bool // ran while nobody had reported it captured
+	capturedAt   time.Time
+	capturedRan  bool // ranUncaught when it was first reported captured
+}
+
+// observe notes what is to be seen of the pod now.
+func (h *history) observe(p *pod, enrolled bool, now time.Time) {
+	switch {
+	case !enrolled:
+		h.enrolledSeen = false
+		h.readyOutside = h.readyOutside || p.ready
+	case !h.enrolledSeen:
+		h.enrolledSeen, h.ranFirst = true, p.running
+	}
+	if p.published != CapturedTrue {
+		h.ranUncaught = h.ranUncaught || p.running
+		h.capturedAt, h.capturedRan = time.Time{}, false
+		return
+	}
+	if h.capturedAt.IsZero() {
+		h.capturedAt, h.capturedRan = now, h.ranUncaught
+	}
+}
+
+// capture says how connections reach the pod; the first rule that fits (architecture, "Which", a to d).
+// A host-network pod shares its node's address and can't have been captured whatever it carries.
+func (p *pod) capture(enrolled bool, why string) (mesh.Capture, string) {
+	switch {
+	case p.published == CapturedTrue && !p.hostNetwork:
+		return mesh.Captured, ""
+	case !enrolled && why == NamespaceUnknown:
+		return mesh.Pending, why
+	case !enrolled:
+		return mesh.Outside, why
+	case leftAlone(p.published) && p.readyOutside:
+		return mesh.ReadyBeforeEnrolled, ""
+	case leftAlone(p.published):
+		return mesh.Pending, ""
+	}
+	return mesh.Pending, p.published
+}
