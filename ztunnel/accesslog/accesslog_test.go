@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package accesslog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh/reason"
+)
+
+func sample() *Record {
+	return &Record{
+		Time:      time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
+		Src:       Peer{Addr: netip.MustParseAddrPort("10.1.0.1:4000"), Workload: "client", Namespace: "shop", Identity: "spiffe://cluster.local/ns/shop/sa/client"},
+		Dst:       Peer{Addr: netip.MustParseAddrPort("[fd00::2]:15008"), Workload: "web"},
+		HBONEAddr: "[fd00::2]:80", Service: "web.shop.svc.cluster.local", Direction: "outbound",
+		Sent: 5, Received: 7, Duration: 1500 * time.Millisecond, Reason: reason.Tunnel,
+	}
+}
+
+func TestText(t *testing.T) {
+	r := sample()
+	want := `2026-01-02T03:04:05.000006Z info access connection complete src.addr=10.1.0.1:4000 src.workload=client src.namespace=shop ` +
+		`src.identity=spiffe://cluster.local/ns/shop/sa/client dst.hbone_addr=[fd00::2]:80 dst.service=web.shop.svc.cluster.local ` +
+		`dst.addr=[fd00::2]:15008 dst.workload=web direction=outbound bytes_sent=5 bytes_recv=7 duration=1500ms reason=TUNNEL` + "\n"
+	if got := string(Text(nil, r)); got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	r.Reason, r.Err = reason.StrictMTLS, errors.New("refused\n\"quoted\"=x")
+	if got := string(Text(nil, r)); !strings.HasSuffix(got, ` reason=STRICT_MTLS error="refused\n\"quoted\"=x"`+"\n") || !strings.Contains(got, " error access ") || strings.Count(got, "\n") != 1 {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	r := sample()
+	r.Err = errors.New("line\nbreak \"and\" \\ \x01 \xff ü")
+	var got map[string]any
+	if err := json.Unmarshal(JSON(nil, r), &got); err != nil {
+		t.Fatalf("not JSON: %v: %s", err, JSON(nil, r))
+	}
+	for k, v := range map[string]any{"src.addr": "10.1.0.1:4000", "bytes_sent": 5.0, "reason": "TUNNEL", "level": "error", "error": "line\nbreak \"and\" \\ \x01 \uFFFD ü"} {
+		if got[k] != v {
+			t.Errorf("%s: got %v, want %v", k, got[k], v)
+		}
+	}
+}
+
+func TestWriterWritesAll(t *testing.T) {
+	var out bytes.Buffer
+	w := New(&out, Text)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	for range 1000 {
+		w.Write(sample())
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := uint64(bytes.Count(out.Bytes(), []byte("\n"))) + w.Dropped(); got != 1000 || w.Dropped() != 0 {
+		t.Errorf("%d lines written or dropped (%d), want 1000 written", got, w.Dropped())
+	}
+}
+
+func TestWriterNeverBlocks(t *testing.T) {
+	r, sink := io.Pipe() // nobody reads
+	w := New(sink, Text)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	for range 3 * QueueLength {
+		w.Write(sample())
+	}
+	if w.Dropped() < QueueLength/2 {
+		t.Errorf("dropped %d of %d lines to a stuck sink", w.Dropped(), 3*QueueLength)
+	}
+	cancel()
+	r.Close()
+	if err := <-done; !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("run: got %v, want closed pipe", err)
+	}
+}
+
+func BenchmarkText(b *testing.B) {
+	r, buf := sample(), make([]byte, 0, 1024)
+	b.ReportAllocs()
+	for range b.N {
+		buf = Text(buf[:0], r)
+	}
+}

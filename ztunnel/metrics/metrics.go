@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/warren-mesh/warren/mesh/reason"
+)
+
+// Series are the counters of one set of labels. Safe for concurrent use.
+type Series struct {
+	Opened, Closed, Failed atomic.Uint64
+	Sent, Received         atomic.Uint64 // bytes
+}
+
+// Metrics is a Prometheus collector. Safe for concurrent use.
+type Metrics struct {
+	mu     sync.RWMutex
+	series map[Labels]*Series
+
+	open    [2]atomic.Int64 // by reporter
+	reasons [2][reason.Max]atomic.Uint64
+	pods    atomic.Int64
+	dropped func() uint64
+}
+
+// Config of the metrics; every field may be left out.
+type Config struct {
+	// LogDropped tells how many lines the access log dropped.
+	LogDropped func() uint64
+	// Registerer takes the collector; nil registers nothing.
+	Registerer prometheus.Registerer
+}
+
+// New returns the collector, registered.
+func New(c Config) (*Metrics, error) {
+	m := &Metrics{series: map[Labels]*Series{}, dropped: c.LogDropped}
+	if m.dropped == nil {
+		m.dropped = func() uint64 { return 0 }
+	}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(m); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Series returns the counters of l: one look-up a connection.
+func (m *Metrics) Series(l Labels) *Series {
+	l.Reason = flagReason(l.Reason)
+	m.mu.RLock()
+	s := m.series[l]
+	m.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s = m.series[l]; s == nil {
+		s = &Series{}
+		m.series[l] = s
+	}
+	return s
+}
+
+// flagReason keeps one reason for each response flag, so that equal label values share one series.
+func flagReason(r reason.Reason) reason.Reason {
+	flags := responseFlags(r)
+	if flags == "-" {
+		return reason.None
+	}
+	for i := range reason.Reason(reason.Max) {
+		if responseFlags(i) == flags {
+			return i
+		}
+	}
+	return r
+}
+
+// Opened counts an accepted socket, until Ended.
+func (m *Metrics) Opened(r Reporter) { m.open[r.index()].Add(1) }
+
+// Ended counts the end of a connection under its final reason.
+func (m *Metrics) Ended(r Reporter, why reason.Reason) {
+	m.open[r.index()].Add(-1)
+	m.reasons[r.index()][why].Add(1)
+}
+
+// Pods sets how many pods are served.
+func (m *Metrics) Pods(n int) { m.pods.Store(int64(n)) }
+
+// Reason is how many connections ended with this reason; for tests and the admin page.
+func (m *Metrics) Reason(r Reporter, why reason.Reason) uint64 {
+	return m.reasons[r.index()][why].Load()
+}
+
+func (r Reporter) index() int {
+	if r == Source {
+		return 0
+	}
+	return 1
+}
+
+var (
+	openedDesc   = desc("istio_tcp_connections_opened_total", "Connections opened.", labelNames...)
+	closedDesc   = desc("istio_tcp_connections_closed_total", "Connections closed.", labelNames...)
+	failedDesc   = desc("istio_tcp_connections_failed_total", "Connections refused or failed before they were established.", labelNames...)
+	sentDesc     = desc("istio_tcp_sent_bytes_total", "Bytes sent in response.", labelNames...)
+	receivedDesc = desc("istio_tcp_received_bytes_total", "Bytes received in request.", labelNames...)
+	socketsDesc  = desc("istio_tcp_sockets_open", "Accepted application connections that are open.", "reporter")
+	reasonsDesc  = desc("warren_connections_total", "Finished connections by reason.", "reporter", "reason")
+	podsDesc     = desc("warren_ztunnel_pods", "Pods served.")
+	droppedDesc  = desc("warren_access_log_dropped_total", "Access log lines dropped because the sink was slow.")
+	buildDesc    = desc("istio_build", "Build information; always 1.", "component", "tag")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{openedDesc, closedDesc, failedDesc, sentDesc, receivedDesc, socketsDesc, reasonsDesc, podsDesc, droppedDesc, buildDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for l, s := range m.series {
+		v := l.values()
+		counter(openedDesc, s.Opened.Load(), v...)
+		counter(closedDesc, s.Closed.Load(), v...)
+		counter(failedDesc, s.Failed.Load(), v...)
+		counter(sentDesc, s.Sent.Load(), v...)
+		counter(receivedDesc, s.Received.Load(), v...)
+	}
+	for _, r := range []Reporter{Source, Destination} {
+		gauge(socketsDesc, m.open[r.index()].Load(), string(r))
+		for why := range reason.Reason(reason.Max) {
+			if n := m.reasons[r.index()][why].Load(); n > 0 {
+				counter(reasonsDesc, n, string(r), why.String())
+			}
+		}
+	}
+	gauge(podsDesc, m.pods.Load())
+	counter(droppedDesc, m.dropped())
+	gauge(buildDesc, 1, "ztunnel", version())
+}
+
+func version() string {
+	if bi, ok := debug.ReadBuildInfo(); ok && bi.Main.Version != "" {
+		return bi.Main.Version
+	}
+	return "unknown"
+}
+
+var _ prometheus.Collector = (*Metrics)(nil)
