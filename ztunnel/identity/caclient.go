@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/structpb"
+	security "istio.io/api/security/v1alpha1"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+)
+
+// CAConfig of a CAClient; all but TTL, Server and Now are required.
+type CAConfig struct {
+	// Dial connects to one address of control.
+	Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// Addresses are control's endpoints as known now.
+	Addresses func() []netip.AddrPort
+	// Token returns what proves this node, called for every request.
+	Token func(ctx context.Context) ([]byte, error)
+	// Roots verify control's certificate.
+	Roots *Roots
+	// Server is the identity control must have; zero means warren-system/warren-control of the default trust domain.
+	Server mesh.Identity
+	// TTL asked for; 0 means 24 h.
+	TTL time.Duration
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// CAClient fetches certificates from control by CreateCertificate. It keeps one connection while there is
+// work and moves to the next of control's addresses when one fails. Safe for concurrent use.
+type CAClient struct {
+	cfg  CAConfig
+	conn *grpc.ClientConn
+	ca   security.IstioCertificateServiceClient
+	turn atomic.Uint32 // which address the next connection tries first
+}
+
+var _ Fetcher = (*CAClient)(nil)
+
+const (
+	dialTimeout = 3 * time.Second
+	idleTime    = time.Minute
+	// maxAnswer bounds a response: a chain and a bundle of roots.
+	maxAnswer = 256 << 10
+)
+
+// NewCAClient returns a client; nothing is dialled before the first Fetch.
+func NewCAClient(cfg CAConfig) (*CAClient, error) {
+	if cfg.Server.IsZero() {
+		cfg.Server = mesh.Identity{TrustDomain: mesh.DefaultTrustDomain, Namespace: "warren-system", ServiceAccount: "warren-control"}
+	}
+	if cfg.TTL == 0 {
+		cfg.TTL = 24 * time.Hour
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &CAClient{cfg: cfg}
+	var err error
+	// passthrough: names are never resolved, the dialer knows the addresses.
+	c.conn, err = grpc.NewClient("passthrough:///warren-control",
+		grpc.WithContextDialer(c.dial), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+		grpc.WithTransportCredentials(credentials.NewTLS(c.tls())),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: 2 * dialTimeout,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithIdleTimeout(idleTime), grpc.WithUserAgent("warren-ztunnel"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("make CA client: %w", err)
+	}
+	c.ca = security.NewIstioCertificateServiceClient(c.conn)
+	return c, nil
+}
+
+// Close ends the connection; calls under way fail.
+func (c *CAClient) Close() error { return c.conn.Close() }
+
+// Fetch asks for a certificate of id. Errors carry control's gRPC status and, in its message, the reason.
+func (c *CAClient) Fetch(ctx context.Context, id mesh.Identity, csr []byte) ([]string, error) {
+	token, err := c.cfg.Token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read node token: %w", err)
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token)))
+	resp, err := c.ca.CreateCertificate(ctx, &security.IstioCertificateRequest{
+		Csr:              string(csr),
+		ValidityDuration: int64(c.cfg.TTL / time.Second),
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
+			"ImpersonatedIdentity": structpb.NewStringValue(id.String()),
+		}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create certificate: %w", err)
+	}
+	return resp.GetCertChain(), nil
+}
+
+// dial connects to the first of control's addresses that answers, beginning one further each time: a
+// connection that then fails its handshake does not come back to the same one.
+func (c *CAClient) dial(ctx context.Context, _ string) (net.Conn, error) {
+	addrs := c.cfg.Addresses()
+	if len(addrs) == 0 {
+		return nil, errors.New("no endpoint of control known yet")
+	}
+	first := int(c.turn.Add(1) - 1)
+	var errs []error
+	for i := range addrs {
+		addr := addrs[(first+i)%len(addrs)]
+		one, cancel := context.WithTimeout(ctx, dialTimeout)
+		conn, err := c.cfg.Dial(one, addr)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, fmt.Errorf("dial control at %s: %w", addr, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// tls verifies control by the bundle and its identity; the certificate's DNS names do not matter, so an
+// address taken over by someone else of the mesh is of no use to him.
+func (c *CAClient) tls() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
+		SessionTicketsDisabled: true,
+		InsecureSkipVerify:     true, // VerifyConnection does it
+		Time:                   c.cfg.Now,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if err := c.cfg.Roots.verify(cs.PeerCertificates, x509.ExtKeyUsageServerAuth, c.cfg.Now()); err != nil {
+				return err
+			}
+			got, err := svid(cs.PeerCertificates[0])
+			if err != nil {
+				return failure(reason.IdentityMismatch, "verify control: %w", err)
+			}
+			if got != c.cfg.Server {
+				return failure(reason.IdentityMismatch, "verify control: it is %s, want %s", got, c.cfg.Server)
+			}
+			return nil
+		},
+	}
+}
