@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wds
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/wds/authzpb"
+	"github.com/warren-mesh/warren/mesh/wds/warrenpb"
+	"github.com/warren-mesh/warren/mesh/wds/workloadpb"
+)
+
+// maxReason bounds the text of a rejection, in bytes: the server logs it.
+const maxReason = 4096
+
+// respond applies a response as one step and returns its acknowledgement, or the rejection that names what
+// was left out.
+func (c *Client) respond(r *discovery.DeltaDiscoveryResponse, store *mesh.Store) *discovery.DeltaDiscoveryRequest {
+	ack := &discovery.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce()}
+	have := c.have[r.GetTypeUrl()]
+	if have == nil {
+		ack.ErrorDetail = rejection([]error{fmt.Errorf("type %q was not asked for", r.GetTypeUrl())})
+		return ack
+	}
+	if errs := c.apply(r, have, store); len(errs) > 0 {
+		ack.ErrorDetail = rejection(errs)
+		c.cfg.Log.Warn("rejected resources", "type", r.GetTypeUrl(), "err", ack.ErrorDetail.Message)
+	}
+	if delete(c.waiting, r.GetTypeUrl()); len(c.waiting) == 0 {
+		c.once.Do(func() { close(c.ready) })
+	}
+	return ack
+}
+
+func rejection(errs []error) *status.Status {
+	var b strings.Builder
+	for i, err := range errs {
+		if b.Len() > maxReason {
+			fmt.Fprintf(&b, "; and %d more", len(errs)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(strings.ToValidUTF8(err.Error(), "?"))
+	}
+	return &status.Status{Code: int32(codes.InvalidArgument), Message: b.String()}
+}
+
+// apply brings a response into the store and into have, and returns why it left out what it left out: of
+// that the last good version stays.
+func (c *Client) apply(r *discovery.DeltaDiscoveryResponse, have map[string]string, store *mesh.Store) []error {
+	var changes []mesh.Change
+	var errs []error
+	for _, name := range r.RemovedResources {
+		if _, ok := have[name]; !ok {
+			continue
+		}
+		changes = append(changes, removal(r.TypeUrl, name))
+		delete(have, name)
+	}
+	for _, res := range r.Resources {
+		change, err := decode(r.TypeUrl, res)
+		_, known := have[res.GetName()]
+		version := res.GetVersion()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", res.GetName(), err))
+			if change == nil || known {
+				continue
+			}
+			version = "" // a stand-in: the server is to send the real one again
+		}
+		changes = append(changes, change)
+		have[res.GetName()] = version
+	}
+	if len(changes) > 0 {
+		now := c.cfg.Now()
+		store.Update(func(old *mesh.Snapshot) []mesh.Change { return stamped(old, changes, now) })
+	}
+	return errs
+}
+
+func removal(typeURL, name string) mesh.Change {
+	switch typeURL {
+	case TypeConfig:
+		return mesh.PutConfig{Config: &mesh.Config{}}
+	case TypeAuthorization:
+		n, _ := mesh.ParseName(name) // it was read when it came
+		return mesh.DeletePolicy{Name: n}
+	}
+	if n, err := parseServiceKey(name); err == nil {
+		return mesh.DeleteService{Name: n}
+	}
+	return mesh.DeleteWorkload{UID: name}
+}
+
+// decode reads one resource. With an error it may still return a change: what to do if there is no earlier
+// version to stay with.
+func decode(typeURL string, res *discovery.Resource) (mesh.Change, error) {
+	if res.GetResource().GetTypeUrl() != typeURL {
+		return nil, fmt.Errorf("resource is a %q", res.GetResource().GetTypeUrl())
+	}
+	body := res.Resource.Value
+	switch typeURL {
+	case TypeConfig:
+		return decodeConfig(body)
+	case TypeAuthorization:
+		return decodePolicy(res.Name, body)
+	default:
+		return decodeAddress(res.Name, body)
+	}
+}
+
+func decodeConfig(body []byte) (mesh.Change, error) {
+	m := &warrenpb.Config{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, err
+	}
+	c, err := ToConfig(m)
+	if err != nil {
+		return nil, err
+	}
+	return mesh.PutConfig{Config: c}, nil
+}
+
+func decodePolicy(name string, body []byte) (mesh.Change, error) {
+	m := &authzpb.Authorization{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, err
+	}
+	if err := named(name, m.Namespace+"/"+m.Name); err != nil {
+		return nil, err
+	}
+	p, err := ToPolicy(m)
+	if err == nil {
+		return mesh.PutPolicy{Policy: p}, nil
+	}
+	if p, ok := refusal(m); ok {
+		return mesh.PutPolicy{Policy: p}, err
+	}
+	return nil, err
+}
+
+func decodeAddress(name string, body []byte) (mesh.Change, error) {
+	m := &workloadpb.Address{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return nil, err
+	}
+	switch t := m.Type.(type) {
+	case *workloadpb.Address_Workload:
+		if err := named(name, t.Workload.GetUid()); err != nil {
+			return nil, err
+		}
+		if _, err := parseServiceKey(name); err == nil {
+			return nil, errors.New("uid has the form of a service's name")
+		}
+		w, err := ToWorkload(t.Workload)
+		if err != nil {
+			return nil, err
+		}
+		return mesh.PutWorkload{Workload: w}, nil
+	case *workloadpb.Address_Service:
+		if err := named(name, t.Service.GetNamespace()+"/"+t.Service.GetHostname()); err != nil {
+			return nil, err
+		}
+		s, err := ToService(t.Service)
+		if err != nil {
+			return nil, err
+		}
+		return mesh.PutService{Service: s}, nil
+	}
+	return nil, errors.New("neither workload nor service")
+}
+
+// named refuses a resource that goes by another name than its content: its removal would miss it.
+func named(name, want string) error {
+	if name != want {
+		return fmt.Errorf("content is named %q", want)
+	}
+	return nil
+}
+
+// stamped returns the changes with CapturedAt filled in. A capture that began while this process watched is
+// dated: by the sender where it says so (never in the future), else by now. One that stood from the
+// beginning has no date, and grants no grace.
+func stamped(old *mesh.Snapshot, changes []mesh.Change, now time.Time) []mesh.Change {
+	out := slices.Clone(changes)
+	for i, c := range out {
+		put, ok := c.(mesh.PutWorkload)
+		if !ok {
+			continue
+		}
+		w := *put.Workload
+		w.CapturedAt = capturedAt(old.Workload(w.UID), &w, now)
+		out[i] = mesh.PutWorkload{Workload: &w}
+	}
+	return out
+}
+
+func capturedAt(before, w *mesh.Workload, now time.Time) time.Time {
+	switch {
+	case w.Capture != mesh.Captured:
+		return time.Time{}
+	case before != nil && before.Capture == mesh.Captured && before.PodUID == w.PodUID:
+		return before.CapturedAt
+	case !w.CapturedAt.IsZero():
+		if w.CapturedAt.After(now) {
+			return now
+		}
+		return w.CapturedAt
+	case before != nil && before.PodUID == w.PodUID:
+		return now
+	default:
+		return time.Time{}
+	}
+}
