@@ -47,3 +47,13 @@ func TestPoliciesFor(t *testing.T) {
 		t.Errorf("f returned false, yet was called %d times", seen)
 	}
 }
+
+func TestSamePolicies(t *testing.T) {
+	s := NewSnapshot()
+	if !s.SamePolicies(s.With(PutWorkload{&Workload{UID: "x"}})) {
+		t.Error("a workload changed the policies")
+	}
+	if s.SamePolicies(s.With(PutPolicy{&Policy{}})) {
+		t.Error("a policy did not change the policies")
+	}
+}

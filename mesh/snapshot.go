@@ -95,6 +95,9 @@ func (s *Snapshot) PoliciesFor(namespace string, f func(*Policy) bool) {
 	}
 }
 
+// SamePolicies reports whether s and o hold the very same policies, without comparing them one by one.
+func (s *Snapshot) SamePolicies(o *Snapshot) bool { return s.policies == o.policies }
+
 // Endpoints returns the workloads that serve the service, in no particular order.
 func (s *Snapshot) Endpoints(n Name) []*Workload {
 	m := get(s.endpoints, n)
