@@ -50,14 +50,15 @@ func (s *Store) Run(ctx context.Context) error {
 	children.Go(func() { _ = s.cfg.Roots.Run(ctx) })
 	defer s.end()
 	defer children.Wait()
+	roots := s.cfg.Roots.watch()
 	for {
-		roots := s.cfg.Roots.watch()
 		t := time.NewTimer(s.dispatch(ctx, &children))
 		select {
 		case <-ctx.Done():
 			t.Stop()
 			return nil
 		case <-roots:
+			roots = s.cfg.Roots.watch() // before the look at the bundle: the next change must not be missed
 			s.rootsChanged()
 		case <-s.wake:
 		case <-t.C:
