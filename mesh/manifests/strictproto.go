@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifests
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// fieldError is an error about one field.
+type fieldError struct{ field, msg string }
+
+func (e *fieldError) Error() string { return e.field + ": " + e.msg }
+
+// strictProto compares JSON with a message's descriptor: unknown fields and unknown enum words, by path.
+// Values of the wrong type are left to the reader itself.
+func strictProto(path string, j json.RawMessage, md protoreflect.MessageDescriptor) []error {
+	var fields map[string]json.RawMessage
+	if len(j) == 0 || json.Unmarshal(j, &fields) != nil {
+		return nil
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		at := path + "." + name
+		fd := md.Fields().ByJSONName(name)
+		if fd == nil {
+			fd = md.Fields().ByTextName(name)
+		}
+		if fd == nil {
+			errs = append(errs, &fieldError{at, fmt.Sprintf("unknown field %q", name)})
+			continue
+		}
+		errs = append(errs, strictField(at, fields[name], fd)...)
+	}
+	return errs
+}
+
+func strictField(path string, j json.RawMessage, fd protoreflect.FieldDescriptor) (errs []error) {
+	switch {
+	case fd.IsMap():
+		var m map[string]json.RawMessage
+		if json.Unmarshal(j, &m) != nil {
+			return nil
+		}
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			errs = append(errs, strictValue(path+"["+k+"]", m[k], fd.MapValue())...)
+		}
+	case fd.IsList():
+		var l []json.RawMessage
+		if json.Unmarshal(j, &l) != nil {
+			return nil
+		}
+		for i, v := range l {
+			errs = append(errs, strictValue(path+"["+strconv.Itoa(i)+"]", v, fd)...)
+		}
+	default:
+		return strictValue(path, j, fd)
+	}
+	return errs
+}
+
+func strictValue(path string, j json.RawMessage, fd protoreflect.FieldDescriptor) []error {
+	switch fd.Kind() {
+	case protoreflect.MessageKind:
+		return strictProto(path, j, fd.Message())
+	case protoreflect.EnumKind:
+		var word string
+		if json.Unmarshal(j, &word) != nil || fd.Enum().Values().ByName(protoreflect.Name(word)) != nil {
+			return nil
+		}
+		var want []string
+		for i := range fd.Enum().Values().Len() {
+			want = append(want, string(fd.Enum().Values().Get(i).Name()))
+		}
+		return []error{&fieldError{path, fmt.Sprintf("unsupported value %q: want one of %q", word, want)}}
+	}
+	return nil
+}
