@@ -40,8 +40,8 @@ const (
 )
 
 // Serve answers certificate requests on l, with TLS by the authority's own certificate, until ctx ends; then
-// calls under way get a moment to finish. It closes l.
-func (s *Service) Serve(ctx context.Context, l net.Listener) error {
+// calls under way get a moment to finish. It closes l. serving, when not nil, is called once calls are answered.
+func (s *Service) Serve(ctx context.Context, l net.Listener, serving func()) error {
 	own := &serverCert{authority: s.cfg.Authority, now: s.cfg.Now}
 	if _, err := own.get(nil); err != nil {
 		_ = l.Close()
@@ -66,6 +66,9 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		g.GracefulStop()
 	})
 	defer stopped()
+	if serving != nil {
+		serving()
+	}
 	if err := g.Serve(l); err != nil {
 		return fmt.Errorf("serve CA: %w", err)
 	}

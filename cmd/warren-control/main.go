@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command warren-control is the mesh's certificate authority. See package control.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/control"
+	"github.com/warren-mesh/warren/control/ca"
+	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/manifests"
+)
+
+func main() { os.Exit(supervise.Main("warren-control", run)) }
+
+func run(args []string) (err error) {
+	fs := flag.NewFlagSet("warren-control", flag.ContinueOnError)
+	dir := fs.String("manifests", "", "directory of Kubernetes YAML to read objects from, and to publish the root bundle in")
+	tokens := fs.String("node-tokens", "", "directory of one token file per node, named like the node")
+	var authority ca.Config
+	fs.StringVar(&authority.Dir, "ca-dir", "", "directory of the authority's keys; an empty one gets a new authority")
+	fs.StringVar(&authority.TrustDomain, "trust-domain", "cluster.local", "trust domain of the mesh's identities")
+	fs.DurationVar(&authority.LeafTTL, "leaf-ttl", ca.DefaultLeafTTL, "lifetime of workloads' certificates, and the most a request gets")
+	excluded := fs.String("exclude-namespaces", "kube-system,warren-system", "namespaces whose pods are never captured")
+	listen := fs.String("listen", ":15012", "CreateCertificate (gRPC)")
+	metrics := fs.String("metrics-address", ":15020", "Prometheus endpoint, /metrics")
+	ready := fs.String("ready-address", ":15021", "readiness endpoint, /healthz/ready")
+	var level slog.LevelVar
+	fs.TextVar(&level, "log-level", new(slog.LevelVar), "debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if *dir == "" || *tokens == "" || authority.Dir == "" {
+		return errors.New("--manifests, --node-tokens and --ca-dir are required")
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
+	authority.Log = log
+	cfg := control.Config{
+		Prover: ca.NewTokenDir(*tokens, log),
+		Objects: manifests.New(*dir, kube.Config{
+			TrustDomain: authority.TrustDomain, ExcludedNamespaces: strings.Split(*excluded, ","), ImplicitNamespaces: true,
+		}, log),
+		Bundle: control.DirBundle{Dir: *dir},
+		Log:    log,
+	}
+	if cfg.Authority, err = ca.Open(authority); err != nil {
+		return err
+	}
+	for _, l := range []struct {
+		to   *net.Listener
+		flag string
+		addr string
+	}{{&cfg.CA, "listen", *listen}, {&cfg.Metrics, "metrics-address", *metrics}, {&cfg.Ready, "ready-address", *ready}} {
+		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
+			return fmt.Errorf("--%s: %w", l.flag, err)
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	return control.Run(ctx, cfg)
+}

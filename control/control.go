@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control is the mesh's central part: it runs the certificate authority over the objects it watches
+// and publishes the bundle of roots.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/warren-mesh/warren/control/ca"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/ready"
+)
+
+// Objects is where control's view of the mesh comes from. Run returns when its context ends, or with an error
+// that ends control.
+type Objects interface {
+	Run(ctx context.Context) error
+	Store() *mesh.Store
+	// Synced is closed once everything that was there at the start has been read.
+	Synced() <-chan struct{}
+}
+
+// Bundle publishes the root bundle (PEM) where every node finds it. Publishing the same again is cheap.
+type Bundle interface {
+	PublishBundle(ctx context.Context, pem []byte) error
+}
+
+// Config of control. Listeners are made by the caller, so that a port taken is known before anything starts;
+// Run closes them.
+type Config struct {
+	Authority *ca.Authority
+	Prover    ca.NodeProver
+	Objects   Objects
+	Bundle    Bundle
+	// CA serves CreateCertificate; Metrics /metrics; Ready /healthz/ready.
+	CA, Metrics, Ready net.Listener
+	Log                *slog.Logger
+}
+
+// Tasks of control's readiness page.
+const (
+	taskObjects = "objects-synced"
+	taskBundle  = "root-bundle-published"
+	taskServing = "ca-serving"
+)
+
+const (
+	// publishInterval is how often the bundle is published again, in case someone removed it.
+	publishInterval = 10 * time.Second
+	publishRetry    = 500 * time.Millisecond
+)
+
+// Run serves until ctx ends or a part fails.
+func Run(ctx context.Context, cfg Config) error {
+	reg := prometheus.NewRegistry()
+	tasks := ready.New(taskObjects, taskBundle, taskServing)
+	service := ca.NewService(ca.ServiceConfig{
+		Authority: cfg.Authority, Prover: cfg.Prover, Snapshot: synced(cfg.Objects),
+		Log: cfg.Log.With("part", "ca"), Registerer: reg,
+	})
+	reg.MustRegister(pending(tasks))
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return cfg.Objects.Run(ctx) })
+	g.Go(func() error { return cfg.Authority.Run(ctx) })
+	g.Go(func() error { return publish(ctx, cfg, tasks) })
+	g.Go(func() error { return awaitSync(ctx, cfg.Objects, tasks) })
+	g.Go(func() error { return service.Serve(ctx, cfg.CA, func() { tasks.Done(taskServing) }) })
+	g.Go(func() error { return serveHTTP(ctx, cfg.Metrics, metricsPages(reg)) })
+	g.Go(func() error { return serveHTTP(ctx, cfg.Ready, readyPages(tasks)) })
+	return g.Wait()
+}
+
+// synced returns the current snapshot, or nil before everything has been read: an authority that knows half
+// the pods would refuse the other half for a reason that is not true.
+func synced(o Objects) func() *mesh.Snapshot {
+	return func() *mesh.Snapshot {
+		select {
+		case <-o.Synced():
+			return o.Store().Snapshot()
+		default:
+			return nil
+		}
+	}
+}
+
+func awaitSync(ctx context.Context, o Objects, tasks *ready.Ready) error {
+	select {
+	case <-ctx.Done():
+	case <-o.Synced():
+		tasks.Done(taskObjects)
+	}
+	return nil
+}
+
+// publish keeps the bundle published; a failure is logged, shown in readiness and tried again.
+func publish(ctx context.Context, cfg Config, tasks *ready.Ready) error {
+	for {
+		wait := publishInterval
+		if err := cfg.Bundle.PublishBundle(ctx, cfg.Authority.Bundle()); err != nil && ctx.Err() == nil {
+			cfg.Log.Warn("root bundle not published", "err", err)
+			tasks.Undo(taskBundle)
+			wait = publishRetry
+		} else {
+			tasks.Done(taskBundle)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func pending(tasks *ready.Ready) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "warren_ready_pending_tasks", Help: "Tasks the process must finish before it is ready.",
+	}, func() float64 { return float64(len(tasks.Pending())) })
+}
+
+func metricsPages(reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	return mux
+}
+
+func readyPages(tasks *ready.Ready) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz/ready", tasks)
+	return mux
+}
+
+// serveHTTP answers on l until ctx ends; it closes l.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
