@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/warren-mesh/warren/agent/debug"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/ready"
+	"github.com/warren-mesh/warren/mesh/wds"
+	"github.com/warren-mesh/warren/mesh/zds"
+)
+
+// Source is where objects come from: a directory of manifests, or the Kubernetes API.
+type Source interface {
+	Run(ctx context.Context) error
+	Store() *mesh.Store
+	// LocalPods returns this node's pods and a channel closed when they change.
+	LocalPods() ([]kube.LocalPod, <-chan struct{})
+	// Synced is closed when everything there was at the start has been read.
+	Synced() <-chan struct{}
+	Problems() []kube.Problem
+}
+
+// Config of an agent. Node and RunDir are required.
+type Config struct {
+	Node       string
+	RunDir     string
+	Exceptions []netip.Prefix
+	Drain      time.Duration // how long an un-enrolled pod's live connections may last
+
+	DebugAddress, MetricsAddress, ReadyAddress string
+
+	Version string
+	Level   *slog.LevelVar
+	Log     *slog.Logger
+}
+
+// Validate reports every field that is wrong.
+func (c Config) Validate() error {
+	if c.Node == "" {
+		return fmt.Errorf("agent: --node is required: the name of the Node object this agent runs on")
+	}
+	if c.RunDir == "" {
+		return fmt.Errorf("agent: --run-dir is required")
+	}
+	return nil
+}
+
+// Agent is one node's agent. See New.
+type Agent struct {
+	cfg       Config
+	source    Source
+	publisher *publisher
+	broker    *broker.Client
+	zds       *zds.Server
+	ready     *ready.Ready
+	registry  *prometheus.Registry
+
+	mu   sync.Mutex
+	pods map[string]*tracked // by pod uid
+}
+
+const (
+	taskObjects   = "objects-synced"
+	taskBroker    = "broker-connected"
+	taskListeners = "sockets-listening"
+)
+
+// New makes an agent that reads objects from source and publishes through p. Nothing happens before Run.
+func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, source: source,
+		publisher: newPublisher(p, cfg.Log),
+		broker:    broker.NewClient(cfg.RunDir, cfg.Log),
+		zds:       zds.NewServer(zds.ServerConfig{Log: cfg.Log}),
+		ready:     ready.New(taskObjects, taskBroker, taskListeners),
+		registry:  prometheus.NewRegistry(),
+		pods:      map[string]*tracked{},
+	}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		newCollector(a.countPods, a.broker.Stats))
+	return a, nil
+}
+
+// Run serves until ctx ends, and returns nil then. What it set up in the kernel stays: traffic goes on.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, page := range []struct {
+		address string
+		handler http.Handler
+	}{
+		{a.cfg.DebugAddress, debug.Handler(a.sources())},
+		{a.cfg.MetricsAddress, handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))},
+		{a.cfg.ReadyAddress, handle("/healthz/ready", a.ready)},
+	} {
+		if page.address == "" {
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", page.address)
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w", page.address, err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, page.handler) })
+	}
+	g.Go(func() error { return a.source.Run(ctx) })
+	g.Go(func() error { return a.broker.Run(ctx) })
+	g.Go(func() error { return a.publisher.Run(ctx) })
+	g.Go(func() error { return a.watchBroker(ctx) })
+	g.Go(func() error { return a.serveWhenSynced(ctx) })
+	return g.Wait()
+}
+
+// serveWhenSynced starts what must not speak before it knows the whole: an agent that answered earlier would
+// tell ztunnel of an emptier mesh than there is.
+func (a *Agent) serveWhenSynced(ctx context.Context) error {
+	select {
+	case <-a.source.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	a.ready.Done(taskObjects)
+	ls, err := listen(ctx, a.cfg.RunDir, a.cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer ls.Close()
+	a.ready.Done(taskListeners)
+
+	a.broker.SetExceptions(a.cfg.Exceptions)
+	g, ctx := errgroup.WithContext(ctx)
+	server := grpc.NewServer()
+	wds.NewServer(a.source.Store(), a.cfg.Log, "").Register(server)
+	g.Go(func() error { return serveGRPC(ctx, server, ls.wds) })
+	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
+	g.Go(func() error { return a.reconcile(ctx) })
+	return g.Wait()
+}
+
+// watchBroker keeps the readiness task true.
+func (a *Agent) watchBroker(ctx context.Context) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if a.broker.Connected() {
+			a.ready.Done(taskBroker)
+		} else {
+			a.ready.Undo(taskBroker)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func handle(path string, h http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(path, h)
+	return mux
+}
+
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	if err := s.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve WDS on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// sockets are the agent's two unix listeners.
+type sockets struct{ wds, zds *net.UnixListener }
+
+// Close closes both and removes their files.
+func (s sockets) Close() { s.wds.Close(); s.zds.Close() }
+
+// listen makes the sockets ztunnel reaches through the broker. It waits for the broker to make the directory.
+// The generation in the names lets an old and a new agent stand side by side; the newest is the one dialled.
+func listen(ctx context.Context, dir string, log *slog.Logger) (sockets, error) {
+	if err := waitForDir(ctx, dir, log); err != nil {
+		return sockets{}, err
+	}
+	gen := newGeneration()
+	w, err := listenUnix("unix", filepath.Join(dir, "agent-"+gen+"-wds.sock"))
+	if err != nil {
+		return sockets{}, err
+	}
+	z, err := listenUnix("unixpacket", filepath.Join(dir, "agent-"+gen+"-zds.sock"))
+	if err != nil {
+		w.Close()
+		return sockets{}, err
+	}
+	return sockets{wds: w, zds: z}, nil
+}
+
+func listenUnix(network, path string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix(network, &net.UnixAddr{Name: path, Net: network})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open %s to the broker's group: %w", path, err)
+	}
+	return l, nil
+}
+
+func waitForDir(ctx context.Context, dir string, log *slog.Logger) error {
+	for told := false; ; told = true {
+		if _, err := os.Stat(dir); err == nil {
+			return nil
+		}
+		if !told {
+			log.Info("waiting for the broker to make its directory", "dir", dir)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+)
+
+// step is one thing to do. The set is closed: capture, release, serve, unserve, publish.
+type step interface{ pod() string }
+
+// capture tells the broker to hold a pod.
+type capture struct{ broker.Capture }
+
+// release tells the broker to let a pod go: new connections go direct at once, live tunnels last until they
+// end or the drain deadline.
+type release struct{ uid string }
+
+// serve tells ztunnel of a pod, unserve that it is gone.
+type serve struct{ workload kube.LocalPod }
+type unserve struct{ uid string }
+
+// publish tells the mesh what a pod's capture came to.
+type publish struct {
+	target kube.LocalPod
+	value  string
+}
+
+func (s capture) pod() string { return s.UID }
+func (s release) pod() string { return s.uid }
+func (s serve) pod() string   { return s.workload.UID }
+func (s unserve) pod() string { return s.uid }
+func (s publish) pod() string { return s.target.UID }
+
+// plan brings the tracked pods to now and returns the steps that follow, and when to look again (zero: when
+// something happens). The order of a pod's steps is the order of "How a pod joins": the broker first, then
+// ztunnel, and published last; leaving runs backwards in that new connections go direct first.
+func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps []step, wake time.Time) {
+	for _, uid := range slices.Sorted(maps.Keys(pods)) {
+		t := pods[uid]
+		if t.wanted() {
+			steps = append(steps, t.join()...)
+		} else {
+			steps = append(steps, t.leave(uid, now, drain)...)
+		}
+		if v := t.publication(); t.exists && v != t.published {
+			t.published = v
+			steps = append(steps, publish{target: t.pod, value: v})
+		}
+		if !t.exists && t.sent == nil {
+			delete(pods, uid)
+			continue
+		}
+		if !t.drainUntil.IsZero() && (wake.IsZero() || t.drainUntil.Before(wake)) {
+			wake = t.drainUntil
+		}
+	}
+	return steps, wake
+}
+
+func (t *tracked) join() []step {
+	var steps []step
+	if !t.drainUntil.IsZero() { // enrolled again while it was being released
+		t.drainUntil, t.sent, t.kernel = time.Time{}, nil, nil
+	}
+	want := captureOf(t.pod)
+	if t.sent == nil || !reflect.DeepEqual(*t.sent, want) {
+		t.sent = &want
+		steps = append(steps, capture{want})
+	}
+	if !t.served {
+		t.served, t.acked, t.ackError = true, false, ""
+		steps = append(steps, serve{t.pod})
+	}
+	return steps
+}
+
+// leave releases a pod. ztunnel keeps serving it until the broker reports it gone, or the drain deadline if
+// that word never comes; a pod that no longer exists has nothing left to drain.
+func (t *tracked) leave(uid string, now time.Time, drain time.Duration) []step {
+	var steps []step
+	if t.sent == nil {
+		return nil
+	}
+	if t.drainUntil.IsZero() {
+		t.drainUntil, t.kernel = now.Add(drain), nil
+		steps = append(steps, release{uid})
+	}
+	if t.exists && now.Before(t.drainUntil) && (t.kernel == nil || !t.kernel.Gone) {
+		return steps
+	}
+	*t = tracked{pod: t.pod, exists: t.exists, published: t.published}
+	return append(steps, unserve{uid})
+}
+
+func captureOf(p kube.LocalPod) broker.Capture {
+	return broker.Capture{
+		UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount,
+		Addresses: p.Addresses, Running: p.Running,
+	}
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"time"
+
+	"github.com/warren-mesh/warren/agent/debug"
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+)
+
+// captured is the published value of a pod that is captured; anything else published is a reason word.
+const captured = "true"
+
+// Words published for a pod that is enrolled and not captured, beside those of mesh/kube.
+const (
+	pendingBroker  = "WaitingForBroker"
+	pendingZtunnel = "WaitingForZtunnel"
+	refusedZtunnel = "RefusedByZtunnel"
+	releasing      = "Releasing"
+)
+
+// tracked is what the agent knows of one pod of its node, between the object appearing and the last trace of
+// its capture going.
+type tracked struct {
+	pod    kube.LocalPod
+	exists bool // the object is still there
+
+	sent     *broker.Capture // what the broker was last told; nil: nothing to hold
+	kernel   *broker.State   // the broker's last word; nil: none yet
+	served   bool            // ztunnel was told by ZDS
+	acked    bool            // ztunnel acknowledged it
+	ackError string
+
+	drainUntil time.Time // not zero: released, live connections last until then
+	published  string    // what the rest of the mesh was told; "": nothing
+}
+
+// wanted reports whether the pod should be captured: one without an address has nothing to capture yet.
+func (t *tracked) wanted() bool {
+	return t.exists && t.pod.Enrolled && len(t.pod.Addresses) > 0
+}
+
+// status is the word to publish and to show: "true", a reason, or "" where nothing need be said.
+func (t *tracked) status() string {
+	switch {
+	case !t.exists:
+		return ""
+	case !t.pod.Enrolled && !t.drainUntil.IsZero():
+		return releasing
+	case !t.pod.Enrolled:
+		return unenrolledWord(t.pod.Reason)
+	case t.kernel == nil:
+		return pendingBroker
+	case !t.kernel.Captured:
+		return t.kernel.Reason
+	case t.ackError != "":
+		return refusedZtunnel
+	case !t.acked:
+		return pendingZtunnel
+	}
+	return captured
+}
+
+// publication is what the rest of the mesh is told. Waiting is not news: a pod that was captured stays so
+// while agent, broker or ztunnel restart, and one that was not yet stays unsaid.
+func (t *tracked) publication() string {
+	switch s := t.status(); s {
+	case pendingBroker, pendingZtunnel:
+		return t.published
+	case releasing:
+		return unenrolledWord(t.pod.Reason)
+	default:
+		return s
+	}
+}
+
+// unenrolledWord keeps the words a user asks about: why a pod that could be meant to be in the mesh is not.
+// That a pod simply isn't enrolled shows from its objects, and saying so would mean a write per pod.
+func unenrolledWord(word string) string {
+	if word == kube.NotEnrolled || word == kube.ExcludedNamespace || word == kube.NamespaceUnknown {
+		return ""
+	}
+	return word
+}
+
+// label is the pod's state as a metric label: a closed set, unlike the broker's sentences.
+func (t *tracked) label() string {
+	switch s := t.status(); {
+	case s == captured:
+		return "captured"
+	case !t.wanted() && t.drainUntil.IsZero():
+		return "outside"
+	case !t.wanted():
+		return "releasing"
+	case s == pendingBroker || s == pendingZtunnel:
+		return "pending"
+	}
+	return "failed"
+}
+
+func (t *tracked) debug(uid string) debug.Pod {
+	p := debug.Pod{
+		Namespace: t.pod.Namespace, Name: t.pod.Name, UID: uid, Enrolled: t.pod.Enrolled,
+		State: t.status(), Published: t.published, Ztunnel: t.ackError,
+	}
+	if p.State == captured {
+		p.State = "captured"
+	}
+	if p.State == "" {
+		p.State = t.pod.Reason
+	}
+	if t.acked {
+		p.Ztunnel = "acknowledged"
+	}
+	if t.kernel != nil {
+		p.Broker, p.Since = t.kernel.Reason, t.kernel.At
+		if t.kernel.Captured {
+			p.Broker = "captured"
+		}
+	}
+	return p
+}

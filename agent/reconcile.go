@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/warren-mesh/warren/agent/debug"
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/zds"
+)
+
+// reconcile keeps broker, ztunnel and publications in step with this node's pods until ctx ends. It is the
+// only writer of a.pods.
+func (a *Agent) reconcile(ctx context.Context) error {
+	pods, changed := a.source.LocalPods()
+	a.observe(pods)
+	wake := a.step(time.Now())
+	a.broker.Sync()
+	a.zds.Synced()
+	for {
+		var timer <-chan time.Time
+		if !wake.IsZero() {
+			timer = time.After(time.Until(wake))
+		}
+		select {
+		case <-changed:
+			pods, changed = a.source.LocalPods()
+			a.observe(pods)
+		case s := <-a.broker.States():
+			a.heard(s)
+		case ack := <-a.zds.Acks():
+			a.acknowledged(ack)
+		case <-timer:
+		case <-ctx.Done():
+			return nil
+		}
+		wake = a.step(time.Now())
+	}
+}
+
+// observe takes over the objects: new pods, changed ones, and those that are no more.
+func (a *Agent) observe(pods []kube.LocalPod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range a.pods {
+		t.exists = false
+	}
+	for _, p := range pods {
+		t, known := a.pods[p.UID]
+		if !known {
+			t = &tracked{published: p.Published}
+			a.pods[p.UID] = t
+		}
+		if t.pod.Enrolled != p.Enrolled || !known {
+			a.cfg.Log.Info("pod", "pod", p.Namespace+"/"+p.Name, "uid", p.UID, "enrolled", p.Enrolled, "reason", p.Reason)
+		}
+		t.pod, t.exists = p, true
+	}
+}
+
+func (a *Agent) heard(s broker.State) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.pods[s.UID]
+	if t == nil || t.sent == nil {
+		return
+	}
+	if t.kernel == nil || t.kernel.Captured != s.Captured || t.kernel.Reason != s.Reason {
+		a.cfg.Log.Info("broker", "pod", t.pod.Namespace+"/"+t.pod.Name, "captured", s.Captured, "reason", s.Reason)
+	}
+	t.kernel = &s
+}
+
+func (a *Agent) acknowledged(ack zds.Ack) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.pods[ack.UID]
+	if t == nil || !t.served {
+		return
+	}
+	t.acked, t.ackError = ack.Err == nil, ""
+	if ack.Err != nil {
+		t.ackError = ack.Err.Error()
+		a.cfg.Log.Warn("ztunnel refused a pod", "pod", t.pod.Namespace+"/"+t.pod.Name, "err", ack.Err)
+	}
+}
+
+// step plans and carries out, and returns when to do so again.
+func (a *Agent) step(now time.Time) time.Time {
+	a.mu.Lock()
+	steps, wake := plan(a.pods, now, a.cfg.Drain)
+	a.mu.Unlock()
+	for _, s := range steps {
+		switch s := s.(type) {
+		case capture:
+			a.broker.Update(s.Capture)
+		case release:
+			a.broker.Delete(s.uid)
+		case serve:
+			a.zds.Set(zds.Workload{UID: s.workload.UID, Name: s.workload.Name, Namespace: s.workload.Namespace, ServiceAccount: s.workload.ServiceAccount})
+		case unserve:
+			a.zds.Delete(s.uid)
+		case publish:
+			a.cfg.Log.Info("publish", "pod", s.target.Namespace+"/"+s.target.Name, "captured", s.value)
+			a.publisher.put(s.target, s.value)
+		}
+	}
+	return wake
+}
+
+func (a *Agent) countPods() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := map[string]int{}
+	for _, t := range a.pods {
+		n[t.label()]++
+	}
+	return n
+}
+
+func (a *Agent) debugPods() []debug.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]debug.Pod, 0, len(a.pods))
+	for uid, t := range a.pods {
+		out = append(out, t.debug(uid))
+	}
+	return debug.SortPods(out)
+}
+
+func (a *Agent) sources() debug.Sources {
+	return debug.Sources{
+		Node: a.cfg.Node, Version: a.cfg.Version, Level: a.cfg.Level,
+		Snapshot: a.source.Store().Snapshot,
+		Pods:     a.debugPods,
+		Problems: a.source.Problems,
+		BPF:      a.broker.Stats,
+	}
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command warren-agent decides which of its node's pods are captured. See package agent.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/warren-mesh/warren/agent"
+	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/manifests"
+)
+
+func main() { os.Exit(supervise.Main("warren-agent", run)) }
+
+func run(args []string) error {
+	fs := flag.NewFlagSet("warren-agent", flag.ContinueOnError)
+	cfg := agent.Config{Level: new(slog.LevelVar), Version: version()}
+	objects := kube.Config{ImplicitNamespaces: true}
+	var excluded string
+	var exceptions, clusterCIDRs string
+	fs.StringVar(&cfg.Node, "node", "", "name of the Node object this agent runs on")
+	dir := fs.String("manifests", "", "directory of Kubernetes YAML to read objects from")
+	fs.StringVar(&cfg.RunDir, "run-dir", "/run/warren", "directory of the unix sockets shared with broker and ztunnel")
+	fs.StringVar(&objects.TrustDomain, "trust-domain", "cluster.local", "trust domain of the mesh's identities")
+	fs.StringVar(&clusterCIDRs, "cluster-cidrs", "", "pod and service ranges beside those Nodes and ServiceCIDRs name, comma-separated")
+	fs.StringVar(&exceptions, "except", "", "destinations that are never captured, comma-separated CIDRs")
+	fs.StringVar(&excluded, "exclude-namespaces", "kube-system,warren-system", "namespaces whose pods are never captured")
+	fs.StringVar(&cfg.DebugAddress, "debug-address", "localhost:15000", "debug endpoint")
+	fs.StringVar(&cfg.MetricsAddress, "metrics-address", ":15020", "Prometheus endpoint, /metrics")
+	fs.StringVar(&cfg.ReadyAddress, "ready-address", ":15021", "readiness endpoint, /healthz/ready")
+	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live connections may last")
+	fs.TextVar(cfg.Level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if objects.ClusterCIDRs, err = prefixes("cluster-cidrs", clusterCIDRs); err != nil {
+		return err
+	}
+	if objects.Exceptions, err = prefixes("except", exceptions); err != nil {
+		return err
+	}
+	cfg.Exceptions = objects.Exceptions
+	objects.Node, objects.ExcludedNamespaces = cfg.Node, split(excluded)
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level}))
+
+	if *dir == "" {
+		return fmt.Errorf("--manifests is required: the directory the objects are read from")
+	}
+	source := manifests.New(*dir, objects, cfg.Log)
+	a, err := agent.New(cfg, source, &manifests.Publisher{Dir: *dir, Node: cfg.Node})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	return a.Run(ctx)
+}
+
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func prefixes(flagName, list string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range split(list) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", flagName, err)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "devel"
+}
