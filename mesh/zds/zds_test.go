@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package zds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 10 * time.Second
+
+func TestSnapshotThenChanges(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	a.Set(workload("one"))
+	a.Set(workload("two"))
+	a.Synced()
+	z := a.startZtunnel(t, ClientConfig{})
+	z.wait(t, "one", "two")
+	wantAcks(t, a.Server, map[string]string{"one": "", "two": ""})
+
+	a.Set(workload("three"))
+	a.Delete("one")
+	z.wait(t, "two", "three")
+	wantAcks(t, a.Server, map[string]string{"three": ""})
+	if got := z.get("three"); got != workload("three") {
+		t.Errorf("pod three arrived as %+v", got)
+	}
+}
+
+func TestNothingIsPrunedBeforeTheListIsComplete(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	a.Set(workload("one"))
+	a.Set(workload("two"))
+	a.Synced()
+	z := a.startZtunnel(t, ClientConfig{})
+	z.wait(t, "one", "two")
+	a.stop()
+
+	// The agent restarts, and learns of pod two only later.
+	b := startAgent(t, ServerConfig{})
+	z.redirect(b.path)
+	b.Set(workload("three"))
+	wantAcks(t, b.Server, map[string]string{"three": ""})
+	if got, want := z.pods(), []string{"one", "three", "two"}; !slices.Equal(got, want) {
+		t.Fatalf("before the list is complete: got %v, want %v", got, want)
+	}
+	b.Set(workload("two"))
+	b.Synced()
+	z.wait(t, "two", "three")
+}
+
+func TestRestartedZtunnelGetsTheSnapshotAgain(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	for i := range 200 {
+		a.Set(workload(fmt.Sprint(i)))
+	}
+	a.Synced()
+	first := a.startZtunnel(t, ClientConfig{})
+	first.wait(t, first.all(200)...)
+	first.stop()
+	a.waitConnections(t, 0)
+	second := a.startZtunnel(t, ClientConfig{})
+	second.wait(t, second.all(200)...)
+}
+
+func TestNewestGetsAddsAllGetDeletes(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	a.Set(workload("one"))
+	a.Set(workload("two"))
+	a.Synced()
+	old := a.startZtunnel(t, ClientConfig{})
+	old.wait(t, "one", "two")
+	young := a.startZtunnel(t, ClientConfig{})
+	young.wait(t, "one", "two")
+
+	a.Set(workload("three"))
+	a.Delete("one")
+	young.wait(t, "two", "three")
+	old.wait(t, "two")
+
+	// The newer one goes: the older one takes over what it missed.
+	young.stop()
+	old.wait(t, "two", "three")
+}
+
+func TestFailedAddIsReportedAndDoesNotHoldUpTheRest(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	a.Set(workload("bad"))
+	a.Set(workload("good"))
+	a.Synced()
+	z := newZtunnel(a.path)
+	z.fail = map[string]error{"bad": errors.New("no listener")}
+	z.start(t, ClientConfig{})
+	z.wait(t, "good")
+	wantAcks(t, a.Server, map[string]string{"bad": "ztunnel: no listener", "good": ""})
+}
+
+func TestV1CarriesExactlyOneNetns(t *testing.T) {
+	dir := t.TempDir()
+	a := startAgent(t, ServerConfig{OpenNetns: func(uid string) (*os.File, error) {
+		return os.OpenFile(filepath.Join(dir, uid), os.O_CREATE|os.O_RDWR, 0o600)
+	}})
+	a.Set(workload("one"))
+	a.Synced()
+	z := a.startZtunnel(t, ClientConfig{Version: V1})
+	z.wait(t, "one")
+	if got := z.netns("one"); got != filepath.Join(dir, "one") {
+		t.Errorf("netns arrived as %q", got)
+	}
+	// Warren's own ztunnel is given none by the same agent.
+	own := a.startZtunnel(t, ClientConfig{})
+	own.wait(t, "one")
+	if got := own.netns("one"); got != "" {
+		t.Errorf("own ztunnel was handed %q", got)
+	}
+}
+
+func TestV1NetnsThatIsGoneIsKept(t *testing.T) {
+	a := startAgent(t, ServerConfig{OpenNetns: func(string) (*os.File, error) { return nil, os.ErrNotExist }})
+	a.Set(workload("one"))
+	a.Synced()
+	z := newZtunnel(a.path)
+	z.client = NewClient(ClientConfig{Version: V1})
+	z.client.pods["one"] = true // from the agent before
+	z.have["one"] = workload("one")
+	z.run(t)
+	z.waitSynced(t)
+	z.wait(t, "one")
+}
+
+func TestV1IsRefusedWithoutNamespaces(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	c := dialRaw(t, a.path)
+	must(t, writePacket(c, helloMessage(V1), nil))
+	wantEnd(t, c)
+}
+
+func TestServerEndsMisbehavingZtunnels(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		say  func(t *testing.T, c *net.UnixConn)
+	}{
+		{"unknown version", func(t *testing.T, c *net.UnixConn) { must(t, writePacket(c, helloMessage(9), nil)) }},
+		{"no message", func(t *testing.T, c *net.UnixConn) { writeRaw(t, c, []byte{0xff}) }},
+		{"packet too long", func(t *testing.T, c *net.UnixConn) { writeRaw(t, c, make([]byte, MaxPacket+1)) }},
+		{"file descriptor", func(t *testing.T, c *net.UnixConn) {
+			must(t, writePacket(c, helloMessage(WarrenV1), os.Stderr))
+		}},
+		{"ack without request", func(t *testing.T, c *net.UnixConn) {
+			must(t, writePacket(c, helloMessage(WarrenV1), nil))
+			must(t, writePacket(c, ackMessage(nil), nil))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := startAgent(t, ServerConfig{})
+			c := dialRaw(t, a.path)
+			tt.say(t, c)
+			wantEnd(t, c)
+		})
+	}
+}
+
+func TestClientEndsMisbehavingAgents(t *testing.T) {
+	add := request{kindAdd, workload("one")}
+	for _, tt := range []struct {
+		name string
+		say  func(t *testing.T, c *net.UnixConn)
+	}{
+		{"netns for Warren's ztunnel", func(t *testing.T, c *net.UnixConn) { must(t, writePacket(c, add.message(), os.Stderr)) }},
+		{"two files", func(t *testing.T, c *net.UnixConn) { writeFiles(t, c, add, 2) }},
+		{"more files than are read", func(t *testing.T, c *net.UnixConn) { writeFiles(t, c, add, 9) }},
+		{"empty uid", func(t *testing.T, c *net.UnixConn) { must(t, writePacket(c, request{kind: kindAdd}.message(), nil)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := listen(t)
+			z := newZtunnel(l.Addr().String())
+			z.start(t, ClientConfig{})
+			c, err := l.AcceptUnix()
+			must(t, err)
+			defer c.Close()
+			must(t, c.SetDeadline(time.Now().Add(patience)))
+			if b, _, err := readPacket(c); err != nil {
+				t.Fatal(err)
+			} else if v, err := decodeHello(b); err != nil || v != WarrenV1 {
+				t.Fatalf("hello: version %d, %v", v, err)
+			}
+			tt.say(t, c)
+			wantEnd(t, c)
+			if got := z.pods(); len(got) != 0 {
+				t.Errorf("ztunnel serves %v", got)
+			}
+		})
+	}
+}
+
+func TestAckTextAlwaysFits(t *testing.T) {
+	long := make([]rune, 2*MaxPacket)
+	for i := range long {
+		long[i] = 'ü'
+	}
+	for _, s := range []string{"", "short", string(long), "\xff\xfe"} {
+		l := listen(t)
+		c := dialRaw(t, l.Addr().String())
+		s2, err := l.AcceptUnix()
+		must(t, err)
+		if err := writePacket(c, ackMessage(errors.New(s)), nil); err != nil {
+			t.Errorf("%.10q: %v", s, err)
+		}
+		b, _, err := readPacket(s2)
+		must(t, err)
+		if text, err := decodeAck(b); err != nil || text == "" {
+			t.Errorf("%.10q arrived as %q, %v", s, text, err)
+		}
+		s2.Close()
+	}
+}
+
+func TestPace(t *testing.T) {
+	p := newPace(3, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 3 {
+		must(t, p.wait(ctx))
+	}
+	cancel()
+	if err := p.wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the burst: got %v, want to wait", err)
+	}
+}
+
+// agent is a Server with its socket.
+type agent struct {
+	*Server
+	path string
+	stop func()
+}
+
+func startAgent(t *testing.T, cfg ServerConfig) *agent {
+	t.Helper()
+	l := listen(t)
+	a := &agent{Server: NewServer(cfg), path: l.Addr().String()}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := a.Serve(ctx, l); !errors.Is(err, context.Canceled) {
+			t.Errorf("serve: %v", err)
+		}
+	}()
+	a.stop = func() { cancel(); <-done }
+	t.Cleanup(a.stop)
+	return a
+}
+
+func (a *agent) startZtunnel(t *testing.T, cfg ClientConfig) *ztunnel {
+	t.Helper()
+	before := a.Connections()
+	z := newZtunnel(a.path)
+	z.start(t, cfg)
+	a.waitConnections(t, before+1)
+	return z
+}
+
+func (a *agent) waitConnections(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, func() string {
+		if got := a.Connections(); got != n {
+			return fmt.Sprintf("%d connections, want %d", got, n)
+		}
+		return ""
+	})
+}
+
+// ztunnel is a Client with a handler that notes what it serves.
+type ztunnel struct {
+	client *Client
+	fail   map[string]error
+	stop   func()
+
+	mu     sync.Mutex
+	path   string
+	have   map[string]Workload
+	files  map[string]string
+	synced int
+}
+
+func newZtunnel(path string) *ztunnel {
+	return &ztunnel{path: path, have: make(map[string]Workload), files: make(map[string]string)}
+}
+
+func (z *ztunnel) start(t *testing.T, cfg ClientConfig) {
+	z.client = NewClient(cfg)
+	z.run(t)
+}
+
+func (z *ztunnel) run(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := z.client.Run(ctx, z.dial, z); !errors.Is(err, context.Canceled) {
+			t.Errorf("run: %v", err)
+		}
+	}()
+	z.stop = func() { cancel(); <-done }
+	t.Cleanup(z.stop)
+}
+
+func (z *ztunnel) dial(ctx context.Context) (net.Conn, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return (&net.Dialer{}).DialContext(ctx, "unixpacket", z.path)
+}
+
+func (z *ztunnel) redirect(path string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.path = path
+}
+
+func (z *ztunnel) Add(w Workload) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if err := z.fail[w.UID]; err != nil {
+		return err
+	}
+	if w.Netns != nil {
+		z.files[w.UID], _ = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", w.Netns.Fd()))
+		w.Netns.Close()
+		w.Netns = nil
+	}
+	z.have[w.UID] = w
+	return nil
+}
+
+func (z *ztunnel) Del(uid string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	delete(z.have, uid)
+}
+
+func (z *ztunnel) Synced() {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.synced++
+}
+
+func (z *ztunnel) get(uid string) Workload {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.have[uid]
+}
+
+func (z *ztunnel) netns(uid string) string {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.files[uid]
+}
+
+func (z *ztunnel) pods() []string {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return slices.Sorted(maps.Keys(z.have))
+}
+
+func (z *ztunnel) all(n int) (uids []string) {
+	for i := range n {
+		uids = append(uids, fmt.Sprint(i))
+	}
+	return uids
+}
+
+func (z *ztunnel) wait(t *testing.T, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	eventually(t, func() string { return cmp.Diff(want, z.pods()) })
+}
+
+func (z *ztunnel) waitSynced(t *testing.T) {
+	t.Helper()
+	eventually(t, func() string {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		if z.synced == 0 {
+			return "not synced"
+		}
+		return ""
+	})
+}
+
+func workload(uid string) Workload {
+	return Workload{UID: uid, Name: "pod-" + uid, Namespace: "default", ServiceAccount: "sa-" + uid}
+}
+
+func wantAcks(t *testing.T, s *Server, want map[string]string) {
+	t.Helper()
+	got := make(map[string]string)
+	for len(got) < len(want) {
+		select {
+		case a := <-s.Acks():
+			got[a.UID] = ""
+			if a.Err != nil {
+				got[a.UID] = a.Err.Error()
+			}
+		case <-time.After(patience):
+			t.Fatalf("acks: got %v, want %v", got, want)
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("acks (-want +got):\n%s", d)
+	}
+}
+
+func wantEnd(t *testing.T, c *net.UnixConn) {
+	t.Helper()
+	must(t, c.SetDeadline(time.Now().Add(patience)))
+	for {
+		_, files, err := readPacket(c)
+		closeAll(files)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("connection was not closed")
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func listen(t *testing.T) *net.UnixListener {
+	t.Helper()
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "zds.sock"), Net: "unixpacket"})
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func dialRaw(t *testing.T, path string) *net.UnixConn {
+	t.Helper()
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func writeRaw(t *testing.T, c *net.UnixConn, b []byte) {
+	t.Helper()
+	_, err := c.Write(b)
+	must(t, err)
+}
+
+func writeFiles(t *testing.T, c *net.UnixConn, r request, n int) {
+	t.Helper()
+	b, err := marshal(r.message())
+	must(t, err)
+	_, _, err = c.WriteMsgUnix(b, unix.UnixRights(slices.Repeat([]int{int(os.Stderr.Fd())}, n)...), nil)
+	must(t, err)
+}
+
+func eventually(t *testing.T, problem func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		p := problem()
+		if p == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(p)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
