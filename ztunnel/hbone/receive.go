@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"syscall"
+)
+
+// receiver is the receiving side of a stream: a queue between the connection's reader and whoever takes the bytes,
+// or, under WriteTo, a socket that the reader writes to itself as long as that needs no waiting.
+type receiver struct {
+	mu       sync.Mutex
+	wake     sync.Cond
+	window   window
+	queue    queue
+	ended    bool  // END_STREAM arrived
+	err      error // ends reading once the queue is empty
+	sink     syscall.RawConn
+	sinkErr  error
+	sunk     int64 // bytes the reader wrote to sink
+	draining bool  // WriteTo itself writes
+	dest     deadliner
+	write    sinkWrite
+}
+
+// arrive checks a DATA frame of n bytes against the stream's state and window.
+func (s *Stream) arrive(h frameHeader) error {
+	in := &s.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.ended:
+		return &StreamError{s.id, CodeStreamClosed, "DATA behind the end"}
+	case s.conn.client && !s.answered.Load():
+		return &StreamError{s.id, CodeProtocol, "DATA before an answer"}
+	case !in.window.receive(h.length):
+		return &StreamError{s.id, CodeFlowControl, "DATA beyond the stream's window"}
+	}
+	return nil
+}
+
+// arriveEnd takes END_STREAM.
+func (s *Stream) arriveEnd() {
+	c := s.conn
+	s.in.mu.Lock()
+	s.in.ended = true
+	s.in.wake.Broadcast()
+	s.in.mu.Unlock()
+	c.mu.Lock()
+	s.peerEnd = true
+	ended := c.closeIfEnded(s)
+	c.mu.Unlock()
+	if ended {
+		c.ended()
+	}
+}
+
+func (s *Stream) remoteEnded() bool {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	return s.in.ended
+}
+
+// deliver takes payload from the connection's reader; it never waits. The pieces are the reader's again afterwards.
+func (s *Stream) deliver(pieces [][]byte) {
+	in := &s.in
+	in.mu.Lock()
+	if in.err != nil || in.sinkErr != nil {
+		in.mu.Unlock()
+		return
+	}
+	written := 0
+	if in.sink != nil && !in.draining && in.queue.size == 0 {
+		written, in.sinkErr = in.write.now(in.sink, pieces)
+		in.sunk += int64(written)
+	}
+	credit := in.credit(written, s)
+	over := false
+	if in.sinkErr == nil {
+		over = !in.queue.put(pieces, written, s.conn.config.Budget)
+	}
+	if in.queue.size > 0 || in.sinkErr != nil {
+		in.wake.Broadcast()
+	}
+	in.mu.Unlock()
+	s.sendCredit(credit)
+	if over {
+		s.conn.reset(s, &ResetError{Code: CodeEnhanceYourCalm, Local: true, Cause: "memory for slow readers is used up"})
+	}
+}
+
+// credit counts n delivered bytes and returns what WINDOW_UPDATE is due; mu is held.
+func (in *receiver) credit(n int, s *Stream) uint32 {
+	if n == 0 {
+		return 0
+	}
+	credit := in.window.consume(n, maxStreamWindow, s.conn.roundTrip())
+	if in.ended || in.err != nil {
+		return 0
+	}
+	return credit
+}
+
+// sendCredit leaves a WINDOW_UPDATE pending.
+func (s *Stream) sendCredit(n uint32) {
+	if n == 0 {
+		return
+	}
+	c := s.conn
+	c.mu.Lock()
+	if !s.closed && c.err == nil {
+		*c.pend() = appendUint32Frame(*c.pend(), frameWindowUpdate, s.id, n)
+	}
+	c.mu.Unlock()
+}
+
+// skip counts padding as delivered.
+func (s *Stream) skip(n int) {
+	s.in.mu.Lock()
+	credit := s.in.credit(n, s)
+	s.in.mu.Unlock()
+	s.sendCredit(credit)
+}
+
+// unsent is how much the peer may still send.
+func (in *receiver) unsent() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return max(in.window.avail, 0)
+}
+
+// abort ends reading with err, unless END_STREAM came: then what is queued may still be read. A reset drops the
+// queue; with all even an ended one.
+func (in *receiver) abort(err error, all bool) {
+	var reset *ResetError
+	in.mu.Lock()
+	if !in.ended || all {
+		if in.err == nil {
+			in.err = err
+		}
+		if errors.As(err, &reset) {
+			in.queue.drop()
+		}
+	}
+	var dest deadliner
+	if in.err != nil && in.draining {
+		dest = in.dest
+	}
+	in.wake.Broadcast()
+	in.mu.Unlock()
+	if dest != nil {
+		_ = dest.SetWriteDeadline(longAgo)
+	}
+}
+
+// end is why reading is over; mu is held, the queue is empty.
+func (in *receiver) end() error {
+	switch {
+	case in.err != nil:
+		return in.err
+	case in.ended:
+		return io.EOF
+	}
+	return nil
+}
+
+// Read waits for bytes. io.EOF comes only after the peer's END_STREAM; *ResetError and ErrConnectionLost tell the
+// other ends apart.
+func (s *Stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	in := &s.in
+	in.mu.Lock()
+	for in.queue.size == 0 && in.end() == nil {
+		in.wake.Wait()
+	}
+	if in.queue.size == 0 {
+		defer in.mu.Unlock()
+		return 0, in.end()
+	}
+	n := in.queue.take(p)
+	credit := in.credit(n, s)
+	in.mu.Unlock()
+	if credit > 0 {
+		s.sendCredit(credit)
+		s.conn.flush()
+	}
+	return n, nil
+}
+
+// WriteTo writes what the peer sends to w until its END_STREAM, which gives a nil error. If w is a socket (it has
+// SyscallConn and deadlines) the connection's reader writes to it directly, past w's own Write; this goroutine
+// wakes only when the socket is full. After a reset w's write deadline has passed.
+func (s *Stream) WriteTo(w io.Writer) (int64, error) {
+	in := &s.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.sink, in.dest, in.sunk = descriptor(w), asDeadliner(w), 0
+	defer func() { in.sink, in.dest = nil, nil }()
+	written := int64(0)
+	for {
+		for in.queue.size == 0 && in.end() == nil && in.sinkErr == nil {
+			in.wake.Wait()
+		}
+		if in.sinkErr != nil {
+			return written + in.sunk, in.sinkErr
+		}
+		if in.queue.size == 0 {
+			err := in.end()
+			if err == io.EOF {
+				err = nil
+			}
+			return written + in.sunk, err
+		}
+		n, err := s.drain(w)
+		written += int64(n)
+		if err != nil && in.err != nil {
+			err = in.err // the deadline was our way to interrupt
+		}
+		if err != nil {
+			return written + in.sunk, err
+		}
+	}
+}
+
+// drain writes one piece of the queue, waiting for w; mu is held before and after.
+func (s *Stream) drain(w io.Writer) (int, error) {
+	in := &s.in
+	piece := in.queue.first()
+	in.draining = true
+	in.mu.Unlock()
+	n, err := w.Write(piece.bytes())
+	in.mu.Lock()
+	in.draining = false
+	in.sinkErr = err // before anybody else may write
+	piece.release()
+	credit := in.credit(n, s)
+	if credit > 0 {
+		in.mu.Unlock()
+		s.sendCredit(credit)
+		s.conn.flush()
+		in.mu.Lock()
+	}
+	return n, err
+}
