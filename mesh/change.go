@@ -46,72 +46,100 @@ func (s *Snapshot) With(changes ...Change) *Snapshot {
 	return &n
 }
 
-func (c PutWorkload) apply(s *Snapshot) {
-	DeleteWorkload{UID: c.Workload.UID}.apply(s)
-	w := c.Workload
-	s.workloads = s.workloads.Set(w.UID, w)
+func (c PutWorkload) apply(s *Snapshot) { s.setWorkload(c.Workload.UID, c.Workload) }
+
+func (c DeleteWorkload) apply(s *Snapshot) { s.setWorkload(c.UID, nil) }
+
+// setWorkload replaces the workload of a uid; nil removes it. An address it keeps stays in its place among
+// those that claim it.
+func (s *Snapshot) setWorkload(uid string, w *Workload) {
+	old := get(s.workloads, uid)
+	if old == nil && w == nil {
+		return
+	}
+	s.byAddr = s.byAddr.move(uid, old.claimedAddrs(), w.claimedAddrs(), w)
+	if old != nil {
+		s.byPod = deleteIf(s.byPod, old.PodUID, old)
+		for n := range old.Services {
+			s.dropEndpoint(n, uid)
+		}
+	}
+	if w == nil {
+		s.workloads = s.workloads.Delete(uid)
+		return
+	}
+	s.workloads = s.workloads.Set(uid, w)
 	if w.PodUID != "" {
 		s.byPod = s.byPod.Set(w.PodUID, w)
-	}
-	if !w.HostNetwork {
-		for _, a := range w.Addresses {
-			s.byAddr = s.byAddr.Set(a.Unmap(), w)
-		}
 	}
 	for n := range w.Services {
 		eps := get(s.endpoints, n)
 		if eps == nil {
 			eps = newMap[string, *Workload]()
 		}
-		s.endpoints = s.endpoints.Set(n, eps.Set(w.UID, w))
+		s.endpoints = s.endpoints.Set(n, eps.Set(uid, w))
 	}
 }
 
-func (c DeleteWorkload) apply(s *Snapshot) {
-	old := get(s.workloads, c.UID)
-	if old == nil {
+func (s *Snapshot) dropEndpoint(service Name, uid string) {
+	eps := get(s.endpoints, service)
+	if eps == nil {
 		return
 	}
-	s.workloads = s.workloads.Delete(c.UID)
-	s.byPod = deleteIf(s.byPod, old.PodUID, old)
-	for _, a := range old.Addresses {
-		s.byAddr = deleteIf(s.byAddr, a.Unmap(), old)
-	}
-	for n := range old.Services {
-		eps := get(s.endpoints, n)
-		if eps == nil {
-			continue
-		}
-		if eps = eps.Delete(c.UID); eps.Len() == 0 {
-			s.endpoints = s.endpoints.Delete(n)
-		} else {
-			s.endpoints = s.endpoints.Set(n, eps)
-		}
+	if eps = eps.Delete(uid); eps.Len() == 0 {
+		s.endpoints = s.endpoints.Delete(service)
+	} else {
+		s.endpoints = s.endpoints.Set(service, eps)
 	}
 }
 
-func (c PutService) apply(s *Snapshot) {
-	DeleteService{Name: c.Service.NamespacedName()}.apply(s)
-	v := c.Service
-	s.services = s.services.Set(v.NamespacedName(), v)
-	if v.Hostname != "" {
-		s.byHost = s.byHost.Set(v.Hostname, v)
+// claimedAddrs are the addresses the workload is found by.
+func (w *Workload) claimedAddrs() []netip.Addr {
+	if w == nil || w.HostNetwork {
+		return nil
 	}
-	for _, a := range v.Addresses {
-		s.byVIP = s.byVIP.Set(a.Unmap(), v)
-	}
+	return unmapped(w.Addresses)
 }
 
-func (c DeleteService) apply(s *Snapshot) {
-	old := get(s.services, c.Name)
-	if old == nil {
+func (c PutService) apply(s *Snapshot) { s.setService(c.Service.NamespacedName(), c.Service) }
+
+func (c DeleteService) apply(s *Snapshot) { s.setService(c.Name, nil) }
+
+// setService replaces the service of a name; nil removes it.
+func (s *Snapshot) setService(n Name, v *Service) {
+	old := get(s.services, n)
+	if old == nil && v == nil {
 		return
 	}
-	s.services = s.services.Delete(c.Name)
-	s.byHost = deleteIf(s.byHost, old.Hostname, old)
-	for _, a := range old.Addresses {
-		s.byVIP = deleteIf(s.byVIP, netip.Addr(a.Unmap()), old)
+	s.byVIP = s.byVIP.move(n, old.claimedAddrs(), v.claimedAddrs(), v)
+	s.byHost = s.byHost.move(n, old.claimedHosts(), v.claimedHosts(), v)
+	if v == nil {
+		s.services = s.services.Delete(n)
+		return
 	}
+	s.services = s.services.Set(n, v)
+}
+
+func (s *Service) claimedAddrs() []netip.Addr {
+	if s == nil {
+		return nil
+	}
+	return unmapped(s.Addresses)
+}
+
+func (s *Service) claimedHosts() []string {
+	if s == nil || s.Hostname == "" {
+		return nil
+	}
+	return []string{s.Hostname}
+}
+
+func unmapped(as []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, len(as))
+	for i, a := range as {
+		out[i] = a.Unmap()
+	}
+	return out
 }
 
 func (c PutPolicy) apply(s *Snapshot) {

@@ -12,15 +12,16 @@ import (
 // Snapshot is everything a process knows about the mesh at one instant. It is immutable; With returns a new
 // one that shares what did not change, so holding an old snapshot costs only the difference.
 //
-// Where two objects claim one address, the later one answers for it until it goes.
+// Where two objects claim one address or host name, the one that claimed it last answers until it goes, then
+// the one before it again. An update keeps an object's place.
 type Snapshot struct {
 	version   uint64
 	workloads *immutable.Map[string, *Workload]
-	byAddr    *immutable.Map[netip.Addr, *Workload]
+	byAddr    claims[netip.Addr, string, *Workload]
 	byPod     *immutable.Map[string, *Workload]
 	services  *immutable.Map[Name, *Service]
-	byVIP     *immutable.Map[netip.Addr, *Service]
-	byHost    *immutable.Map[string, *Service]
+	byVIP     claims[netip.Addr, Name, *Service]
+	byHost    claims[string, Name, *Service]
 	endpoints *immutable.Map[Name, *immutable.Map[string, *Workload]]
 	policies  *immutable.Map[Name, *Policy]
 	byScope   *immutable.Map[string, *immutable.Map[Name, *Policy]]
@@ -44,11 +45,11 @@ func newMap[K comparable, V any]() *immutable.Map[K, V] {
 func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		workloads: newMap[string, *Workload](),
-		byAddr:    newMap[netip.Addr, *Workload](),
+		byAddr:    newClaims[netip.Addr, string, *Workload](),
 		byPod:     newMap[string, *Workload](),
 		services:  newMap[Name, *Service](),
-		byVIP:     newMap[netip.Addr, *Service](),
-		byHost:    newMap[string, *Service](),
+		byVIP:     newClaims[netip.Addr, Name, *Service](),
+		byHost:    newClaims[string, Name, *Service](),
 		endpoints: newMap[Name, *immutable.Map[string, *Workload]](),
 		policies:  newMap[Name, *Policy](),
 		byScope:   newMap[string, *immutable.Map[Name, *Policy]](),
@@ -67,7 +68,7 @@ func (s *Snapshot) Workload(uid string) *Workload { return get(s.workloads, uid)
 
 // WorkloadByAddr returns the workload that has address a (v4-mapped is unmapped), or nil. Host-network
 // workloads share their node's address and are not found by it.
-func (s *Snapshot) WorkloadByAddr(a netip.Addr) *Workload { return get(s.byAddr, a.Unmap()) }
+func (s *Snapshot) WorkloadByAddr(a netip.Addr) *Workload { return s.byAddr.get(a.Unmap()) }
 
 // WorkloadByPod returns the workload of a pod's Kubernetes uid, or nil.
 func (s *Snapshot) WorkloadByPod(uid string) *Workload { return get(s.byPod, uid) }
@@ -76,10 +77,10 @@ func (s *Snapshot) WorkloadByPod(uid string) *Workload { return get(s.byPod, uid
 func (s *Snapshot) Service(n Name) *Service { return get(s.services, n) }
 
 // ServiceByAddr returns the service that has virtual address a (v4-mapped is unmapped), or nil.
-func (s *Snapshot) ServiceByAddr(a netip.Addr) *Service { return get(s.byVIP, a.Unmap()) }
+func (s *Snapshot) ServiceByAddr(a netip.Addr) *Service { return s.byVIP.get(a.Unmap()) }
 
 // ServiceByHostname returns the service of that fully qualified host name, or nil.
-func (s *Snapshot) ServiceByHostname(h string) *Service { return get(s.byHost, h) }
+func (s *Snapshot) ServiceByHostname(h string) *Service { return s.byHost.get(h) }
 
 // Policy returns the policy of that name, or nil.
 func (s *Snapshot) Policy(n Name) *Policy { return get(s.policies, n) }
