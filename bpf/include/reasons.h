@@ -60,5 +60,6 @@ enum reason {
 	REASON_FOREIGN_TRUST_DOMAIN = 54, /* a certificate was asked for an identity of another trust domain */
 	REASON_RATE_LIMIT = 55, /* a node asks for certificates faster than control answers */
 	REASON_NOT_READY = 56, /* control has not read the mesh's objects yet */
-	REASON_MAX = 57,
+	REASON_NO_POD_ADDRESS = 57, /* the pod has no address of the destination's family */
+	REASON_MAX = 58,
 };

@@ -118,10 +118,12 @@ const (
 	RateLimit Reason = 55
 	// NotReady: control has not read the mesh's objects yet.
 	NotReady Reason = 56
+	// NoPodAddress: the pod has no address of the destination's family.
+	NoPodAddress Reason = 57
 )
 
 // Max is the number of reasons; valid reasons lie in [0, Max).
-const Max = 57
+const Max = 58
 
 var table = [Max]entry{
 	None:                      {"NONE", Carry, "no reason: the ordinary case"},
@@ -181,4 +183,5 @@ var table = [Max]entry{
 	ForeignTrustDomain:        {"FOREIGN_TRUST_DOMAIN", Drop, "a certificate was asked for an identity of another trust domain"},
 	RateLimit:                 {"RATE_LIMIT", Drop, "a node asks for certificates faster than control answers"},
 	NotReady:                  {"NOT_READY", Drop, "control has not read the mesh's objects yet"},
+	NoPodAddress:              {"NO_POD_ADDRESS", Drop, "the pod has no address of the destination's family"},
 }
