@@ -61,10 +61,13 @@ func decode(d document) (o object, ok bool) {
 		return o, true
 	}
 	var head struct {
-		metav1.TypeMeta   `json:",inline"`
-		metav1.ObjectMeta `json:"metadata"`
+		metav1.TypeMeta `json:",inline"`
+		Metadata        struct {
+			Name      string `json:"name"`
+			Namespace string `json:"namespace"`
+		} `json:"metadata"`
 	}
-	if err := sigsjson.UnmarshalCaseSensitivePreserveInts(d.json, &head); err != nil && head.Kind == "" {
+	if err := sigsjson.UnmarshalCaseSensitivePreserveInts(d.json, &head); err != nil {
 		fail(fieldOf(err), fmt.Errorf("read object: %w", err))
 		return o, true
 	}
@@ -77,16 +80,16 @@ func decode(d document) (o object, ok bool) {
 		if group(head.APIVersion) != group(kinds["PeerAuthentication"].version) {
 			return o, false
 		}
-		o.key = kube.Key{Kind: head.Kind, Namespace: orDefault(head.Namespace), Name: head.Name}
+		o.key = kube.Key{Kind: head.Kind, Namespace: orDefault(head.Metadata.Namespace), Name: head.Metadata.Name}
 		fail("kind", fmt.Errorf("kind %s of %s is not applied by this version", head.Kind, head.APIVersion))
 		return o, true
 	}
-	o.key = kube.Key{Kind: head.Kind, Name: head.Name}
+	o.key = kube.Key{Kind: head.Kind, Name: head.Metadata.Name}
 	if kind.namespaced {
-		o.key.Namespace = orDefault(head.Namespace)
+		o.key.Namespace = orDefault(head.Metadata.Namespace)
 	}
 	switch {
-	case head.Name == "":
+	case head.Metadata.Name == "":
 		fail("metadata.name", errors.New("metadata.name: Required value"))
 		return o, true
 	case head.APIVersion != kind.version:

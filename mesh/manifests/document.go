@@ -72,7 +72,7 @@ func parse(file string, line int, text []byte) []document {
 	d := document{file: file, line: line}
 	j, err := toJSON(text)
 	if err != nil {
-		d.err, d.line = yamlError(err, line)
+		d.line, d.err = yamlError(err, line)
 		return []document{d}
 	}
 	if string(j) == "null" {
@@ -117,16 +117,16 @@ func toJSON(text []byte) (j []byte, err error) {
 }
 
 // yamlError moves the line a YAML error names, if any, into the file's count.
-func yamlError(err error, line int) (error, int) {
+func yamlError(err error, line int) (int, error) {
 	msg := strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
 	msg = strings.Join(strings.Fields(msg), " ")
 	if _, rest, ok := strings.Cut(msg, "line "); ok {
 		digits := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
 		if n, e := strconv.Atoi(digits); e == nil && n > 0 {
-			return errors.New(strings.Replace(msg, "line "+digits, "line "+strconv.Itoa(line+n-1), 1)), line + n - 1
+			return line + n - 1, errors.New(strings.Replace(msg, "line "+digits, "line "+strconv.Itoa(line+n-1), 1))
 		}
 	}
-	return errors.New(msg), line
+	return line, errors.New(msg)
 }
 
 // shift adds to every line number below n.
