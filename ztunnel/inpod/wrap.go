@@ -2,14 +2,25 @@
 
 package inpod
 
-import "net"
+import (
+	"net"
+	"net/netip"
+)
 
 // NewConn takes over a connection that did not come from the broker, for other implementations of Sockets.
-// outbound: it was accepted by an outbound listener. It resets the peer unless Orderly, like every Conn.
-func NewConn(c *net.TCPConn, outbound bool) (*Conn, error) {
+// outbound: it was accepted by an outbound listener. local and remote replace the socket's own addresses where
+// they are valid. It resets the peer unless Orderly, like every Conn.
+func NewConn(c *net.TCPConn, outbound bool, local, remote netip.AddrPort) (*Conn, error) {
 	if err := c.SetLinger(0); err != nil {
 		c.Close()
 		return nil, err
 	}
-	return newConn(c, outbound), nil
+	conn := newConn(c, outbound)
+	if local.IsValid() {
+		conn.local = local
+	}
+	if remote.IsValid() {
+		conn.remote = remote
+	}
+	return conn, nil
 }

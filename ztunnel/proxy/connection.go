@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/accesslog"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+)
+
+const (
+	outbound = "outbound"
+	inbound  = "inbound"
+)
+
+// facts is what is known of a connection so far.
+type facts struct {
+	direction string
+	src, dst  netip.AddrPort
+	// source and destination as far as the snapshot explains them.
+	source, destination *mesh.Workload
+	// sourceID and destinationID were proven by TLS; zero in plaintext.
+	sourceID, destinationID mesh.Identity
+	service                 *mesh.Service
+	// authority of CONNECT, where there is a tunnel.
+	authority string
+	target    netip.AddrPort // what the application is asked for
+	mutual    bool
+	reason    reason.Reason // why it is carried the way it is
+	policy    mesh.Name     // that refused it
+	trace     string
+}
+
+// connection is one application connection. The goroutine that serves it calls finish exactly once; anyone may
+// kill it.
+type connection struct {
+	proxy    *Proxy
+	pod      *pod
+	id       uint64
+	reporter metrics.Reporter
+	started  time.Time
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	calm   func() bool   // stops waiting for ctx
+	up     atomic.Uint64 // bytes client to server
+	down   atomic.Uint64
+
+	mu     sync.Mutex
+	facts  facts
+	sides  [2]side         // what kill must abort
+	series *metrics.Series // set once it is established
+	// judge tells whether policy still allows an established inbound connection; nil: nothing to judge.
+	judge       func(*mesh.Snapshot) verdict
+	undecidedAt time.Time // since when a policy it references is unknown
+}
+
+// begin registers a connection that was accepted as client, which may be nil. It fails when the pod has too many.
+func (p *Proxy) begin(pd *pod, r metrics.Reporter, f facts, client side) (*connection, error) {
+	c := &connection{proxy: p, pod: pd, id: p.nextID.Add(1), reporter: r, started: p.cfg.Now(), facts: f}
+	c.ctx, c.cancel = context.WithCancelCause(pd.life)
+	c.sides[0] = client
+	c.calm = context.AfterFunc(c.ctx, c.abort)
+	p.cfg.Metrics.Opened(r)
+	pd.mu.Lock()
+	full := len(pd.conns) >= p.cfg.PodConnections
+	pd.conns[c.id] = c
+	pd.mu.Unlock()
+	if full {
+		return c, fail(reason.Limit, "the pod has %d connections", p.cfg.PodConnections)
+	}
+	return c, nil
+}
+
+// kill ends the connection from outside: both applications see it broken.
+func (c *connection) kill(r reason.Reason) { c.cancel(&endError{reason: r}) }
+
+// abort breaks both sides. It runs when the context ends before finish.
+func (c *connection) abort() {
+	c.mu.Lock()
+	sides := c.sides
+	c.mu.Unlock()
+	for _, s := range sides {
+		if s != nil {
+			s.abort()
+		}
+	}
+}
+
+// attach adds the second side. A connection that was killed meanwhile aborts it at once.
+func (c *connection) attach(i int, s side) {
+	c.mu.Lock()
+	c.sides[i] = s
+	c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		s.abort()
+	}
+}
+
+// learn changes the facts.
+func (c *connection) learn(f func(*facts)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.facts)
+}
+
+// established counts the connection as opened: bytes may flow.
+func (c *connection) established() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.series = c.proxy.cfg.Metrics.Series(c.facts.labels(c.reporter, c.facts.reason))
+	c.series.Opened.Add(1)
+}
+
+// finish ends the connection: counts it, logs it, forgets it. err is nil only after both directions ended in order.
+func (c *connection) finish(err error) {
+	if cause := context.Cause(c.ctx); err != nil && cause != nil {
+		err = cause // it was killed; what the relay saw is a consequence
+	}
+	c.calm()
+	c.cancel(errFinished)
+	if err != nil {
+		c.abort()
+	}
+	c.mu.Lock()
+	f, series := c.facts, c.series
+	c.mu.Unlock()
+	c.pod.mu.Lock()
+	delete(c.pod.conns, c.id)
+	c.pod.mu.Unlock()
+
+	final := f.reason
+	if err != nil {
+		final = reasonOf(err)
+	}
+	m := c.proxy.cfg.Metrics
+	if series == nil {
+		m.Series(f.labels(c.reporter, final)).Failed.Add(1)
+	} else {
+		series.Closed.Add(1)
+		series.Sent.Add(c.down.Load())
+		series.Received.Add(c.up.Load())
+	}
+	m.Ended(c.reporter, final)
+	rec := f.record(c.proxy.cfg.Now(), c.started, final, err)
+	rec.Sent, rec.Received = c.down.Load(), c.up.Load()
+	if f.direction == outbound { // the log speaks from the pod's side
+		rec.Sent, rec.Received = rec.Received, rec.Sent
+	}
+	c.proxy.cfg.AccessLog.Write(rec)
+}
+
+var errFinished = errors.New("connection is finished")
+
+func (f *facts) labels(r metrics.Reporter, why reason.Reason) metrics.Labels {
+	l := metrics.Labels{
+		Reporter: r, Mutual: f.mutual, Reason: why,
+		Source: metrics.PeerOf(f.source, f.sourceID), Destination: metrics.PeerOf(f.destination, f.destinationID),
+	}
+	if f.service != nil {
+		l.ServiceHost, l.Service = f.service.Hostname, f.service.NamespacedName()
+	}
+	return l
+}
+
+func (f *facts) record(now, started time.Time, why reason.Reason, err error) *accesslog.Record {
+	r := &accesslog.Record{
+		Time: now, Duration: now.Sub(started), Direction: f.direction, Reason: why, Err: err, TraceID: f.trace,
+		Src: logPeer(f.src, f.source, f.sourceID), Dst: logPeer(f.dst, f.destination, f.destinationID), HBONEAddr: f.authority,
+	}
+	if f.service != nil {
+		r.Service = f.service.Hostname
+	}
+	if !f.policy.IsZero() {
+		r.Policy = f.policy.String()
+	}
+	return r
+}
+
+func logPeer(addr netip.AddrPort, w *mesh.Workload, id mesh.Identity) accesslog.Peer {
+	p := accesslog.Peer{Addr: addr, Identity: id.String()}
+	if w != nil {
+		p.Workload, p.Namespace, p.Cluster = w.Name, w.Namespace, w.Cluster
+	}
+	return p
+}
+
+// ConnectionInfo describes a live connection for the admin page.
+type ConnectionInfo struct {
+	ID        uint64
+	Direction string
+	Src, Dst  netip.AddrPort
+	Target    netip.AddrPort
+	Protocol  string // HBONE or TCP
+	Peer      string // identity of the other end
+	Reason    reason.Reason
+	Open      time.Duration
+	Bound     bool // established
+}
+
+func (c *connection) info() ConnectionInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := &c.facts
+	i := ConnectionInfo{ID: c.id, Direction: f.direction, Src: f.src, Dst: f.dst, Target: f.target, Protocol: "TCP", Reason: f.reason,
+		Open: c.proxy.cfg.Now().Sub(c.started), Bound: c.series != nil}
+	if f.mutual {
+		i.Protocol = "HBONE"
+	}
+	if i.Peer = f.destinationID.String(); f.direction == inbound {
+		i.Peer = f.sourceID.String()
+	}
+	return i
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"io"
+	"sync/atomic"
+
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/inpod"
+)
+
+// side is one end of a relay: an application's connection, or a stream of a tunnel.
+type side interface {
+	io.Reader
+	io.Writer
+	// CloseWrite says that no more will be written: FIN, or END_STREAM.
+	CloseWrite() error
+	// abort ends it so that the other end sees a broken connection. Safe to call more than once.
+	abort()
+	// orderly ends it after both directions ended in order.
+	orderly()
+}
+
+// tcpSide is an application's connection, or a plaintext one to a peer.
+type tcpSide struct{ *inpod.Conn }
+
+func (t tcpSide) abort() { _ = t.Reset() }
+func (t tcpSide) orderly() {
+	_ = t.Orderly()
+	_ = t.Close()
+}
+
+// streamSide is one stream of a tunnel.
+type streamSide struct{ *hbone.Stream }
+
+// abort says what RFC 9113 section 8.5 wants said of a broken TCP connection.
+func (s streamSide) abort()   { s.Reset(hbone.CodeConnect) }
+func (s streamSide) orderly() {}
+
+// relay carries both directions until both ended in order, or one broke: then both sides are aborted, so
+// that neither application takes a broken connection for a finished one. up counts client to server.
+func relay(client, server side, up, down *atomic.Uint64) error {
+	answered := make(chan error, 1)
+	go copyServerToClient(client, server, down, answered)
+	err := copyClientToServer(server, client, up)
+	if err != nil {
+		client.abort()
+		server.abort()
+	}
+	if other := <-answered; err == nil {
+		err = other
+	}
+	if err != nil {
+		client.abort()
+		server.abort()
+		return broken(err)
+	}
+	client.orderly()
+	server.orderly()
+	return nil
+}
+
+// copyClientToServer is a named function so that a stack dump tells what a goroutine is doing.
+func copyClientToServer(server, client side, n *atomic.Uint64) error {
+	return copyUntilEnd(server, client, n)
+}
+
+func copyServerToClient(client, server side, n *atomic.Uint64, done chan<- error) {
+	err := copyUntilEnd(client, server, n)
+	if err != nil { // wakes the other direction
+		client.abort()
+		server.abort()
+	}
+	done <- err
+}
+
+// copyUntilEnd copies until src ends in order, then ends dst's direction too.
+func copyUntilEnd(dst, src side, n *atomic.Uint64) error {
+	if err := copyBytes(dst, src, n); err != nil {
+		return err
+	}
+	return dst.CloseWrite()
+}
+
+// chunk is how many spliced bytes may pass before the counters hear of them.
+const chunk = 1 << 20
+
+// copyBytes copies to src's end of file. Between two TCP connections bytes stay in the kernel.
+func copyBytes(dst, src side, n *atomic.Uint64) error {
+	d, dstTCP := dst.(tcpSide)
+	s, srcTCP := src.(tcpSide)
+	switch {
+	case dstTCP && srcTCP:
+		return splice(d, s, n)
+	case srcTCP: // into a stream
+		moved, err := dst.(io.ReaderFrom).ReadFrom(s.Conn)
+		n.Add(uint64(moved))
+		return err
+	default:
+		moved, err := src.(io.WriterTo).WriteTo(d.Conn)
+		n.Add(uint64(moved))
+		return err
+	}
+}
+
+func splice(dst, src tcpSide, n *atomic.Uint64) error {
+	for {
+		moved, err := dst.TCPConn.ReadFrom(&io.LimitedReader{R: src.TCPConn, N: chunk})
+		n.Add(uint64(moved))
+		if err != nil || moved < chunk {
+			return err
+		}
+	}
+}

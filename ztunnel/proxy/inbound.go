@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/authz"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/inpod"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/record"
+	"github.com/warren-mesh/warren/ztunnel/route"
+)
+
+// tunnel is one HBONE connection that a peer's ztunnel opened to a pod here.
+type tunnel struct {
+	pod    *pod
+	conn   *inpod.Conn
+	peer   mesh.Identity
+	server *hbone.ServerConn
+
+	mu      sync.Mutex
+	started bool // a stream came, so SETTINGS went out
+	away    bool // told to go away
+}
+
+// goAway asks the peer to open no more streams here. HTTP/2 wants SETTINGS first; a tunnel that has seen no
+// stream yet is told with its first.
+func (t *tunnel) goAway() {
+	t.mu.Lock()
+	t.away = true
+	started := t.started
+	t.mu.Unlock()
+	if started {
+		t.server.GoAway()
+	}
+}
+
+func (t *tunnel) start() {
+	t.mu.Lock()
+	tell := t.away && !t.started
+	t.started = true
+	t.mu.Unlock()
+	if tell {
+		t.server.GoAway()
+	}
+}
+
+// serveTunnel terminates one HBONE connection. Each of its streams is a connection of its own.
+func (p *Proxy) serveTunnel(pd *pod, conn *inpod.Conn) {
+	t := &tunnel{pod: pd, conn: conn}
+	rc, err := p.handshake(t)
+	if err != nil {
+		_ = tunnelConn{conn}.Close()
+		if !errors.Is(err, io.EOF) { // who connects and says nothing tells nothing
+			p.failedTunnel(t, err)
+		}
+		return
+	}
+	cfg := p.cfg.HBONE
+	cfg.Budget = pd.budget
+	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.work.Go(func() { p.serveStream(t, s) }) })
+	pd.mu.Lock()
+	pd.tunnels[t] = struct{}{}
+	leaving := pd.leaving != nil
+	pd.mu.Unlock()
+	if leaving {
+		t.goAway()
+	}
+	if err := t.server.Serve(pd.life); err != nil && pd.life.Err() == nil {
+		p.log.Debug("tunnel ended", "pod", pd.uid, "src.addr", conn.RemoteAddrPort(), "src.identity", t.peer, "err", err)
+	}
+	pd.mu.Lock()
+	delete(pd.tunnels, t)
+	pd.mu.Unlock()
+}
+
+// handshake proves both identities, in bounded time: a stranger can't hold a connection for long.
+func (p *Proxy) handshake(t *tunnel) (record.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.pod.life, p.cfg.ConnectTimeout)
+	defer cancel()
+	cfg, err := p.cfg.Identities.ServerConfig(ctx, t.pod.self())
+	if err != nil {
+		return nil, fail(identityReason(err), "prepare tunnel from %s: %w", t.conn.RemoteAddrPort(), err)
+	}
+	tc := tls.Server(record.Buffered(tunnelConn{t.conn}), cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return nil, fail(identityReason(err), "handshake with %s: %w", t.conn.RemoteAddrPort(), err)
+	}
+	if t.peer, err = p.cfg.Identities.Peer(tc.ConnectionState()); err != nil {
+		return nil, fail(identityReason(err), "handshake with %s: %w", t.conn.RemoteAddrPort(), err)
+	}
+	return record.OverTLS(tc), nil
+}
+
+// failedTunnel leaves the record of a tunnel that carried nothing.
+func (p *Proxy) failedTunnel(t *tunnel, err error) {
+	snap := p.cfg.Store.Snapshot()
+	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
+	c, _ := p.begin(t.pod, metrics.Destination, facts{
+		direction: inbound, src: src, dst: dst,
+		source: snap.WorkloadByAddr(src.Addr()), destination: snap.WorkloadByAddr(dst.Addr()),
+	}, nil)
+	c.finish(err)
+}
+
+// serveStream carries one connection of a tunnel.
+func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
+	t.start()
+	req := s.Request()
+	f := facts{
+		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: req.Authority,
+		sourceID: t.peer, destinationID: t.pod.self(), mutual: true, reason: reason.Tunnel, trace: traceOf(req.TraceParent),
+	}
+	c, err := p.begin(t.pod, metrics.Destination, f, nil)
+	if err == nil {
+		err = c.carryStream(t, s)
+	}
+	if err != nil {
+		_ = s.Refuse(statusOf(err)) // nothing, when it was accepted
+	}
+	c.finish(err)
+}
+
+func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
+	req, peer := s.Request(), t.conn.RemoteAddrPort()
+	in, local, err := c.admit(t, req.Authority)
+	if err != nil {
+		return err
+	}
+	app, err := c.dialApplication(in.Target, clientOf(req.Forwarded, peer))
+	if err != nil {
+		return err
+	}
+	stream, err := s.Accept(hbone.Header{Baggage: baggage(local)})
+	if err != nil {
+		return err
+	}
+	client := streamSide{stream}
+	c.attach(0, client)
+	c.established()
+	c.judgeFrom(peer.Addr(), in.Target)
+	return relay(client, app, &c.up, &c.down)
+}
+
+// admit checks the authority and policy of a request, and waits for what the snapshot lacks. Nothing was read
+// from the stream yet.
+func (c *connection) admit(t *tunnel, authority string) (in route.Inbound, local *mesh.Workload, err error) {
+	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
+	var refusal error
+	err = c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
+		local = c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(dst.Addr()) })
+		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
+		if in, refusal = route.CheckAuthority(snap, local, dst.Addr(), authority); refusal != nil {
+			return local != nil || last
+		}
+		c.learn(func(f *facts) { f.service, f.target = in.Service, in.Target })
+		v := c.evaluate(snap, local, authz.Connection{Identity: t.peer, Source: src.Addr(), Destination: in.Target})
+		if v.allowed {
+			return true
+		}
+		refusal = fail(v.reason, "%s from %s: %s", t.peer, src, v.reason.Text())
+		c.learn(func(f *facts) { f.policy = v.policy })
+		return v.reason != reason.PolicyUnknown || last
+	})
+	if err == nil {
+		err = refusal
+	}
+	var bad *route.AuthorityError
+	if errors.As(err, &bad) {
+		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", t.peer, src, err)}, bad.Status}
+	}
+	return in, local, err
+}
+
+// refusedRequest is a refusal with an HTTP status of its own.
+type refusedRequest struct {
+	endError
+	status int
+}
+
+func (e *refusedRequest) Unwrap() error { return &e.endError }
+
+// statusOf is the answer to CONNECT for an error: 401 for policy, 400 for a bad request, else 503.
+func statusOf(err error) int {
+	var r *refusedRequest
+	if errors.As(err, &r) {
+		return r.status
+	}
+	switch reasonOf(err) {
+	case reason.PolicyDeny, reason.PolicyNoAllow, reason.PolicyUnknown, reason.StrictMTLS:
+		return 401
+	case reason.BadRequest:
+		return 400
+	}
+	return 503
+}

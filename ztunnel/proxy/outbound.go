@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/inpod"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/record"
+	"github.com/warren-mesh/warren/ztunnel/route"
+)
+
+// serveOutbound carries one connection that a captured pod's application opened.
+func (p *Proxy) serveOutbound(pd *pod, app *inpod.Conn) {
+	f := facts{direction: outbound, src: app.RemoteAddrPort()}
+	c, err := p.begin(pd, metrics.Source, f, tcpSide{app})
+	if err == nil {
+		err = c.carryOutbound(app)
+	}
+	c.finish(err)
+}
+
+func (c *connection) carryOutbound(app *inpod.Conn) error {
+	dst, err := c.proxy.cfg.originalDestination(app)
+	if err != nil {
+		return &endError{reason: reason.NoOriginalDestination, err: err}
+	}
+	c.learn(func(f *facts) { f.dst = dst })
+	d, source, err := c.decide(app.RemoteAddrPort(), dst)
+	if err != nil {
+		return err
+	}
+	c.learn(func(f *facts) {
+		f.reason, f.source, f.destination, f.service, f.target = d.Reason, source, d.Workload, d.Service, d.Target
+		if d.Upstream.IsValid() {
+			f.dst = d.Upstream
+		}
+	})
+	switch d.Action {
+	case route.Tunnel:
+		return c.tunnelOutbound(app, source, d)
+	case route.Passthrough:
+		return c.passOutbound(app, d)
+	}
+	return fail(d.Reason, "%s: %s", dst, d.Reason.Text())
+}
+
+// decide asks route, and waits for what the snapshot lacks.
+func (c *connection) decide(src, dst netip.AddrPort) (d route.Decision, source *mesh.Workload, err error) {
+	q := route.Query{SourcePod: c.pod.uid, Destination: dst, SameNode: c.proxy.cfg.Node}
+	err = c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
+		q.Source = c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(src.Addr()) })
+		if d = route.Decide(snap, q); d.Action == route.Wait && last {
+			d = d.Expired()
+		}
+		return d.Action != route.Wait
+	})
+	return d, q.Source, err
+}
+
+// tunnelOutbound carries the connection by HBONE. No byte of the application is read before the far end said 200.
+func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d route.Decision) error {
+	p, self := c.proxy, c.pod.self()
+	parent, trace := newTrace()
+	c.learn(func(f *facts) { f.authority, f.trace = d.Authority, trace })
+	key := hbone.Key{PodUID: c.pod.uid, Source: self.String(), Expected: strings.Join(d.Expected, ","), Destination: d.Upstream}
+	req := hbone.Request{Authority: d.Authority, Header: hbone.Header{
+		Baggage: baggage(source), Forwarded: forwarded(app.RemoteAddrPort(), d.Service), TraceParent: parent,
+	}}
+	opening, cancel := context.WithTimeout(c.ctx, openTimeout)
+	defer cancel()
+	s, err := p.pool.Open(opening, key, req, func(ctx context.Context) (record.Conn, error) {
+		return p.dialTunnel(ctx, c.pod.uid, self, d)
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &endError{reason: reason.ConnectFailure, err: err}
+	}
+	if err != nil {
+		return err
+	}
+	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, d.Workload.Identity() })
+	far := streamSide{s}
+	c.attach(1, far)
+	c.established()
+	return relay(tcpSide{app}, far, &c.up, &c.down)
+}
+
+// dialTunnel connects and shakes hands with the destination's ztunnel, as the pod's own identity. Its errors
+// carry their reason.
+func (p *Proxy) dialTunnel(ctx context.Context, podUID string, self mesh.Identity, d route.Decision) (record.Conn, error) {
+	certified, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
+	cfg, err := p.cfg.Identities.ClientConfig(certified, self, d.Expected)
+	cancel()
+	if err != nil {
+		return nil, fail(identityReason(err), "prepare tunnel to %s: %w", d.Upstream, err)
+	}
+	connecting, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
+	conn, err := p.cfg.Sockets.Dial(connecting, podUID, d.Upstream, netip.AddrPort{})
+	cancel()
+	if err != nil {
+		return nil, dialError(err, true)
+	}
+	shaking, cancel := context.WithTimeout(ctx, p.cfg.ConnectTimeout)
+	defer cancel()
+	tc := tls.Client(record.Buffered(tunnelConn{conn}), cfg)
+	if err := tc.HandshakeContext(shaking); err != nil {
+		_ = conn.Close()
+		return nil, fail(identityReason(err), "handshake with %s: %w", d.Upstream, err)
+	}
+	return record.OverTLS(tc), nil
+}
+
+// tunnelConn is the TCP connection below a tunnel. The end of a stream is END_STREAM, never the end of TCP, so
+// closing may be orderly and lets the last records and alerts arrive. Dying with it still resets.
+type tunnelConn struct{ *inpod.Conn }
+
+func (t tunnelConn) Close() error {
+	_ = t.Orderly()
+	return t.Conn.Close()
+}
+
+// passOutbound carries the connection by plain TCP.
+func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) error {
+	far, err := c.dialApplication(d.Upstream, netip.AddrPort{})
+	if err != nil {
+		return err
+	}
+	c.established()
+	return relay(tcpSide{app}, far, &c.up, &c.down)
+}
+
+// dialApplication connects from the pod's network and attaches the connection as the far side.
+func (c *connection) dialApplication(dst, client netip.AddrPort) (tcpSide, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.proxy.cfg.ConnectTimeout)
+	defer cancel()
+	conn, err := c.proxy.cfg.Sockets.Dial(ctx, c.pod.uid, dst, client)
+	if err != nil {
+		return tcpSide{}, dialError(err, false)
+	}
+	far := tcpSide{conn}
+	c.attach(1, far)
+	return far, nil
+}

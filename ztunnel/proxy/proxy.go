@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy carries connections: outbound ones of captured pods, HBONE and plaintext ones to them. It
+// decides by ztunnel/route and ztunnel/authz and does the I/O. Every connection is one object that ends it,
+// logs it and counts it, once.
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/accesslog"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/inpod"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/route"
+)
+
+// Sockets are what the proxy needs of inpod.
+type Sockets interface {
+	inpod.Sockets
+	// Drained tells the broker that a pod which left the mesh has no connection any more.
+	Drained(pod string)
+}
+
+// Identities are what the proxy needs of the certificate store.
+type Identities interface {
+	Want(mesh.Identity)
+	Forget(mesh.Identity)
+	ClientConfig(ctx context.Context, source mesh.Identity, expected []string) (*tls.Config, error)
+	ServerConfig(ctx context.Context, own mesh.Identity) (*tls.Config, error)
+	Peer(tls.ConnectionState) (mesh.Identity, error)
+}
+
+// Config of a Proxy. Store, Sockets, Identities and Metrics are required.
+type Config struct {
+	Store      *mesh.Store
+	Sockets    Sockets
+	Identities Identities
+	Metrics    *metrics.Metrics
+	// AccessLog may be nil.
+	AccessLog *accesslog.Writer
+	// Log receives life-cycle; nil discards it.
+	Log *slog.Logger
+	// Node is this ztunnel's node.
+	Node string
+	// TrustDomain of the pods here; default mesh.DefaultTrustDomain.
+	TrustDomain string
+	// Drain is how long connections may live on after their pod left or the process was told to end;
+	// default 25 s.
+	Drain time.Duration
+	// PodConnections bounds the connections of one pod, both ways together; default 20,000.
+	PodConnections int
+	// ConnectTimeout bounds a TCP connect, a TLS handshake, and the wait for the pod's own certificate, each;
+	// default 10 s.
+	ConnectTimeout time.Duration
+	// HBONE configures tunnels in both roles; its Budget is set for each pod.
+	HBONE hbone.Config
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+
+	// originalDestination replaces the kernel's answer in tests.
+	originalDestination func(*inpod.Conn) (netip.AddrPort, error)
+	// needWait is route.NeedWait, except in tests.
+	needWait time.Duration
+}
+
+const (
+	// podBudget bounds the bytes a pod's tunnels hold for slow applications.
+	podBudget = 64 << 20
+	// openTimeout bounds everything from the application's connect to the far end's 200.
+	openTimeout = 45 * time.Second
+)
+
+// Proxy serves all pods of one ztunnel.
+type Proxy struct {
+	cfg  Config
+	log  *slog.Logger
+	pool *hbone.Pool
+
+	life context.Context // ends with the last connection's right to live
+	end  context.CancelCauseFunc
+
+	nextID atomic.Uint64
+	loops  sync.WaitGroup // accept loops and watchers
+	work   sync.WaitGroup // connections
+
+	mu       sync.Mutex
+	pods     map[string]*pod
+	wanted   map[mesh.Identity]int
+	stopping bool
+}
+
+// New returns a proxy; Run makes it serve.
+func New(cfg Config) *Proxy {
+	cfg.Drain = cmp.Or(cfg.Drain, 25*time.Second)
+	cfg.PodConnections = cmp.Or(cfg.PodConnections, 20000)
+	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second)
+	cfg.needWait = cmp.Or(cfg.needWait, route.NeedWait)
+	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.originalDestination == nil {
+		cfg.originalDestination = (*inpod.Conn).OriginalDestination
+	}
+	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}}
+	p.life, p.end = context.WithCancelCause(context.Background())
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE})
+	return p
+}
+
+// Run serves until ctx ends, then drains: no new connections, live ones to their end or the deadline, then
+// reset. It returns when the last one ended.
+func (p *Proxy) Run(ctx context.Context) error {
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	p.loops.Go(func() { p.recheck(watching) })
+	for {
+		select {
+		case e := <-p.cfg.Sockets.Events():
+			p.event(e)
+		case <-ctx.Done():
+			p.drain()
+			stopWatching()
+			p.loops.Wait()
+			return nil
+		}
+	}
+}
+
+// drain ends all connections; new ones wait in the listeners' backlogs for the next ztunnel.
+func (p *Proxy) drain() {
+	p.mu.Lock()
+	p.stopping = true
+	pods := make([]*pod, 0, len(p.pods))
+	for _, pd := range p.pods {
+		pods = append(pods, pd)
+	}
+	p.mu.Unlock()
+	live := 0
+	for _, pd := range pods {
+		pd.closeListeners()
+		pd.goAway()
+		live += pd.count()
+	}
+	p.pool.GoAway()
+	p.log.Info("draining", "connections", live, "deadline", p.cfg.Drain)
+	done := make(chan struct{})
+	go func() { p.work.Wait(); close(done) }()
+	deadline := time.NewTimer(p.cfg.Drain)
+	defer deadline.Stop()
+	idle := time.NewTicker(20 * time.Millisecond)
+	defer idle.Stop()
+	for live > 0 {
+		select {
+		case <-deadline.C:
+			live = 0
+		case <-idle.C:
+			live = 0
+			for _, pd := range pods {
+				live += pd.count()
+			}
+		}
+	}
+	p.end(&endError{reason: reason.Drained})
+	p.pool.CloseAll()
+	for _, pd := range pods {
+		pd.stop(&endError{reason: reason.Drained})
+	}
+	<-done
+}
