@@ -54,6 +54,7 @@ type Client struct {
 	waiting map[string]bool              // types without a response so far
 	ready   chan struct{}
 	once    sync.Once
+	observe func(*discovery.DeltaDiscoveryResponse) // for tests
 }
 
 // NewClient returns a client.
@@ -144,6 +145,9 @@ func (c *Client) session(ctx context.Context, dial Dialer, store *mesh.Store) (h
 			return heard, fmt.Errorf("receive: %w", err)
 		}
 		heard = true
+		if c.observe != nil {
+			c.observe(r)
+		}
 		if err := ads.Send(c.respond(r, store)); err != nil {
 			return heard, fmt.Errorf("acknowledge %s: %w", r.GetTypeUrl(), err)
 		}
