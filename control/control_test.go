@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/warren-mesh/warren/control"
+	"github.com/warren-mesh/warren/control/ca"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/manifests"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/identity"
+)
+
+// objects is a source whose pods a test puts there.
+type objects struct {
+	store  *mesh.Store
+	synced chan struct{}
+}
+
+func (o *objects) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (o *objects) Store() *mesh.Store            { return o.store }
+func (o *objects) Synced() <-chan struct{}       { return o.synced }
+func (o *objects) pod(name, node string, c mesh.Capture) {
+	o.store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{
+		UID: "Kubernetes//Pod/shop/" + name, PodUID: "uid-" + name, Namespace: "shop", Name: name,
+		ServiceAccount: name, Node: node, Capture: c, TrustDomain: "cluster.local",
+	}})
+}
+
+// running is a control server of a test.
+type running struct {
+	objects            *objects
+	manifests, tokens  string
+	ca, metrics, ready netip.AddrPort
+	log                *logBuffer
+}
+
+const (
+	tokenA = "token-of-node-a-0123456789"
+	tokenB = "token-of-node-b-0123456789"
+)
+
+func start(t *testing.T) *running {
+	t.Helper()
+	r := &running{
+		objects:   &objects{store: mesh.NewStore(), synced: make(chan struct{})},
+		manifests: t.TempDir(), tokens: t.TempDir(), log: &logBuffer{},
+	}
+	write(t, filepath.Join(r.tokens, "a"), tokenA+"\n")
+	write(t, filepath.Join(r.tokens, "b"), tokenB)
+	log := slog.New(slog.NewTextHandler(r.log, nil))
+	authority, err := ca.Open(ca.Config{Dir: filepath.Join(t.TempDir(), "ca"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := control.Config{
+		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.objects,
+		Bundle: control.DirBundle{Dir: r.manifests}, Log: log,
+	}
+	cfg.CA, r.ca = listen(t)
+	cfg.Metrics, r.metrics = listen(t)
+	cfg.Ready, r.ready = listen(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- control.Run(ctx, cfg) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("control: %v", err)
+		}
+	})
+	return r
+}
+
+func listen(t *testing.T) (net.Listener, netip.AddrPort) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, netip.MustParseAddrPort(l.Addr().String())
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// node is one ztunnel's view of control: store and CA client, the roots from the published bundle.
+type node struct {
+	store  *identity.Store
+	client *identity.CAClient
+	token  atomic.Pointer[string]
+}
+
+func (r *running) node(t *testing.T, token string, addrs ...netip.AddrPort) *node {
+	t.Helper()
+	if len(addrs) == 0 {
+		addrs = []netip.AddrPort{r.ca}
+	}
+	n := &node{}
+	n.token.Store(&token)
+	roots := identity.NewRoots(func(context.Context) ([]byte, error) { return manifests.ReadBundle(r.manifests) }, slog.New(slog.DiscardHandler))
+	var err error
+	n.client, err = identity.NewCAClient(identity.CAConfig{
+		Dial: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", a.String())
+		},
+		Addresses: func() []netip.AddrPort { return addrs },
+		Token:     func(context.Context) ([]byte, error) { return []byte(*n.token.Load()), nil },
+		Roots:     roots,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.store = identity.New(identity.Config{Fetcher: n.client, Roots: roots})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.store.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := n.client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func sa(name string) mesh.Identity {
+	return mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: name}
+}
+
+// obtain asks for a certificate once and returns why there is none.
+func (n *node) obtain(t *testing.T, id mesh.Identity) error {
+	t.Helper()
+	n.store.Want(id)
+	defer n.store.Forget(id)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	got := make(chan error, 1)
+	go func() {
+		_, err := n.store.ServerConfig(ctx, id)
+		got <- err
+	}()
+	for {
+		select {
+		case err := <-got:
+			return err
+		case <-time.After(2 * time.Millisecond):
+		}
+		for _, c := range n.store.Certificates() {
+			if c.Identity == id && c.Error != "" {
+				cancel() // it would be tried again until the deadline
+				return <-got
+			}
+		}
+	}
+}
+
+func TestTwoNodesTalkWithControlsCertificates(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	r.objects.pod("db", "b", mesh.Pending)
+	close(r.objects.synced)
+	a, b := r.node(t, tokenA), r.node(t, tokenB)
+	a.store.Want(sa("web"))
+	b.store.Want(sa("db"))
+	client, err := a.store.ClientConfig(context.Background(), sa("web"), []string{sa("db").String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := b.store.ServerConfig(context.Background(), sa("db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, addr := listen(t)
+	defer l.Close()
+	accepted := make(chan *tls.Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			close(accepted)
+			return
+		}
+		s := tls.Server(c, server)
+		_ = s.Handshake()
+		accepted <- s
+	}()
+	c, err := tls.Dial("tcp", addr.String(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := <-accepted
+	defer s.Close()
+	if got, err := b.store.Peer(s.ConnectionState()); err != nil || got != sa("web") {
+		t.Errorf("server saw %v, %v", got, err)
+	}
+	if got, err := a.store.Peer(c.ConnectionState()); err != nil || got != sa("db") {
+		t.Errorf("client saw %v, %v", got, err)
+	}
+	if cs := c.ConnectionState(); cs.CurveID != tls.X25519MLKEM768 || len(cs.PeerCertificates) != 2 {
+		t.Errorf("key exchange %v, %d certificates on the wire", cs.CurveID, len(cs.PeerCertificates))
+	}
+}
+
+func TestWhoGetsNoCertificate(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	r.objects.pod("db", "b", mesh.Captured)
+	r.objects.pod("plain", "a", mesh.Outside)
+	foreign := sa("web")
+	foreign.TrustDomain = "elsewhere.example"
+	other := sa("web")
+	other.Namespace = "bank"
+
+	early := r.node(t, tokenA)
+	expectRefusal(t, r, early.obtain(t, sa("web")), codes.Unavailable, reason.NotReady)
+	close(r.objects.synced)
+
+	tests := []struct {
+		name  string
+		token string
+		id    mesh.Identity
+		code  codes.Code
+		want  reason.Reason
+	}{
+		{"the pod runs on another node", tokenA, sa("db"), codes.PermissionDenied, reason.NotOnNode},
+		{"no such pod", tokenA, sa("nobody"), codes.PermissionDenied, reason.NotOnNode},
+		{"same service account name in another namespace", tokenA, other, codes.PermissionDenied, reason.NotOnNode},
+		{"a pod outside the mesh", tokenA, sa("plain"), codes.PermissionDenied, reason.NotOnNode},
+		{"control's own", tokenA, mesh.Identity{TrustDomain: "cluster.local", Namespace: "warren-system", ServiceAccount: "warren-control"}, codes.PermissionDenied, reason.NotOnNode},
+		{"another trust domain", tokenA, foreign, codes.PermissionDenied, reason.ForeignTrustDomain},
+		{"a wrong token", "token-of-node-a-012345678X", sa("web"), codes.Unauthenticated, reason.NodeUnproven},
+		{"the beginning of a token", tokenA[:20], sa("web"), codes.Unauthenticated, reason.NodeUnproven},
+		{"no token", "", sa("web"), codes.Unauthenticated, reason.NodeUnproven},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			expectRefusal(t, r, r.node(t, tt.token).obtain(t, tt.id), tt.code, tt.want)
+		})
+	}
+	if err := r.node(t, tokenA).obtain(t, sa("web")); err != nil {
+		t.Errorf("the right node for its own pod: %v", err)
+	}
+	r.objects.store.Apply(mesh.DeleteWorkload{UID: "Kubernetes//Pod/shop/web"})
+	expectRefusal(t, r, r.node(t, tokenA).obtain(t, sa("web")), codes.PermissionDenied, reason.NotOnNode)
+
+	page := get(t, r.metrics, "/metrics")
+	for _, line := range []string{
+		"warren_ca_certificates_issued_total 1",
+		`warren_ca_requests_refused_total{reason="NODE_UNPROVEN"}`,
+		`warren_ca_requests_refused_total{reason="NOT_ON_NODE"}`,
+	} {
+		if !strings.Contains(page, line) {
+			t.Errorf("metrics lack %s", line)
+		}
+	}
+	if log := r.log.String(); strings.Contains(log, tokenA) || strings.Contains(log, tokenB) {
+		t.Error("the log holds a token")
+	}
+}
+
+func expectRefusal(t *testing.T, r *running, err error, code codes.Code, want reason.Reason) {
+	t.Helper()
+	if identity.ReasonOf(err) != reason.NoCertificate || status.Code(cause(err)) != code || !strings.Contains(err.Error(), want.String()) {
+		t.Errorf("got %v (%v), want %v %v", err, status.Code(cause(err)), code, want)
+	}
+	if !strings.Contains(r.log.String(), "reason="+want.String()) {
+		t.Errorf("control did not log %v", want)
+	}
+}
+
+// cause digs out the gRPC status among joined errors.
+func cause(err error) error {
+	for {
+		switch x := err.(type) {
+		case interface{ GRPCStatus() *status.Status }:
+			return err
+		case interface{ Unwrap() error }:
+			err = x.Unwrap()
+		case interface{ Unwrap() []error }:
+			for _, e := range x.Unwrap() {
+				if c := cause(e); c != nil {
+					return c
+				}
+			}
+			return nil
+		default:
+			return nil
+		}
+	}
+}
+
+func TestClientRefusesAnImpostorOfControl(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	close(r.objects.synced)
+	// Another authority altogether, and a workload of the mesh at control's address.
+	stranger := start(t)
+	err := r.node(t, tokenA, stranger.ca).obtain(t, sa("web"))
+	if err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("another authority: %v", err)
+	}
+	n := r.node(t, tokenA)
+	n.store.Want(sa("web"))
+	server, err := n.store.ServerConfig(context.Background(), sa("web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server = server.Clone()
+	server.ClientAuth, server.VerifyConnection = tls.NoClientCert, nil
+	l, addr := listen(t)
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = tls.Server(c, server).Handshake()
+			_ = c.Close()
+		}
+	}()
+	err = r.node(t, tokenA, addr).obtain(t, sa("web"))
+	if err == nil || !strings.Contains(err.Error(), "verify control: it is spiffe://cluster.local/ns/shop/sa/web") {
+		t.Errorf("a workload at control's address: %v", err)
+	}
+}
+
+func TestClientMovesToAnAddressThatWorks(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	close(r.objects.synced)
+	l, dead := listen(t)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	impostor := start(t).ca
+	n := r.node(t, tokenA, dead, impostor, r.ca)
+	n.store.Want(sa("web"))
+	if _, err := n.store.ServerConfig(context.Background(), sa("web")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTokensAreReadAgain(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	close(r.objects.synced)
+	n := r.node(t, tokenA)
+	if err := n.obtain(t, sa("web")); err != nil {
+		t.Fatal(err)
+	}
+	next := "the-next-token-of-node-a"
+	write(t, filepath.Join(r.tokens, ".next"), next)
+	if err := os.Rename(filepath.Join(r.tokens, ".next"), filepath.Join(r.tokens, "a")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the old token refused", func() bool {
+		err := n.obtain(t, sa("web"))
+		return err != nil && strings.Contains(err.Error(), reason.NodeUnproven.String())
+	})
+	n.token.Store(&next)
+	eventually(t, "the new one accepted", func() bool { return n.obtain(t, sa("web")) == nil }) // its rate may be used up
+}
+
+func TestReadinessAndBundle(t *testing.T) {
+	r := start(t)
+	eventually(t, "everything but the objects", func() bool {
+		return strings.TrimSpace(get(t, r.ready, "/healthz/ready")) == "not ready, pending: objects-synced"
+	})
+	close(r.objects.synced)
+	eventually(t, "ready", func() bool { return strings.TrimSpace(get(t, r.ready, "/healthz/ready")) == "ready" })
+	pem, err := manifests.ReadBundle(r.manifests)
+	if err != nil || !bytes.HasPrefix(pem, []byte("-----BEGIN CERTIFICATE-----")) || bytes.Contains(pem, []byte("PRIVATE")) {
+		t.Errorf("bundle %q, %v", pem, err)
+	}
+}
+
+func get(t *testing.T, a netip.AddrPort, path string) string {
+	t.Helper()
+	resp, err := http.Get("http://" + a.String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// logBuffer collects log lines of several goroutines.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
