@@ -52,7 +52,7 @@ type Mesh struct {
 	next    int // number of the next ClusterIP
 	dirty   bool
 	up      bool
-	control *Pod
+	control *Process
 	down    bool
 }
 

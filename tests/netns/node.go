@@ -27,8 +27,8 @@ type Node struct {
 	mesh    *Mesh
 	index   int
 	sandbox *sandbox
-	pods    int // how many were made; numbers their addresses
-	system  system
+	pods    int    // how many were made; numbers their addresses
+	System  System // Warren's processes here; empty before Up
 }
 
 // Node returns the node of that name, and makes it when there is none yet.
