@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package admin is ztunnel's page for operators, on localhost of its own pod: what it knows, which
+// connections live, profiles, and the log level, the one thing that can be changed here.
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel/identity"
+	"github.com/warren-mesh/warren/ztunnel/proxy"
+)
+
+// Sources are where the pages get what they show. All functions are safe for concurrent use.
+type Sources struct {
+	Node         string
+	Version      string
+	Settings     map[string]string // the effective configuration
+	Snapshot     func() *mesh.Snapshot
+	Certificates func() []identity.Info
+	Pods         func() []proxy.PodInfo
+	Level        *slog.LevelVar
+	// DefaultLevel is what "reset" returns to.
+	DefaultLevel slog.Level
+}
+
+type page struct {
+	Path, Text string
+	handler    http.HandlerFunc
+}
+
+// Handler serves the pages.
+func Handler(s Sources) http.Handler {
+	pages := []page{
+		{"/config_dump", "what this ztunnel knows, in ambient's JSON", s.configDump},
+		{"/debug/connections", "live connections, by pod", s.connections},
+		{"/logging", "POST ?level=debug|info|warn|error|reset; GET shows the level", s.logging},
+		{"/debug/pprof/", "Go profiles", pprof.Index},
+	}
+	mux := http.NewServeMux()
+	for _, p := range pages {
+		mux.HandleFunc(p.Path, p.handler)
+	}
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_ = index.Execute(w, struct {
+			Sources
+			Pages []page
+		}{s, pages})
+	})
+	return mux
+}
+
+var index = template.Must(template.New("index").Parse(`<!doctype html><meta charset="utf-8"><title>warren-ztunnel {{.Node}}</title>
+<h1>warren-ztunnel on {{.Node}}</h1><p>version {{.Version}}</p>
+<table>{{range .Pages}}<tr><td><a href="{{.Path}}">{{.Path}}</a></td><td>{{.Text}}</td></tr>{{end}}</table>
+`))
+
+func (s Sources) logging(w http.ResponseWriter, r *http.Request) {
+	switch level := r.FormValue("level"); {
+	case r.Method == http.MethodGet:
+	case r.Method != http.MethodPost:
+		http.Error(w, "want GET or POST", http.StatusMethodNotAllowed)
+		return
+	case level == "reset":
+		s.Level.Set(s.DefaultLevel)
+	default:
+		if err := s.Level.UnmarshalText([]byte(level)); err != nil {
+			http.Error(w, fmt.Sprintf("level %q: want debug, info, warn, error or reset", level), http.StatusBadRequest)
+			return
+		}
+	}
+	fmt.Fprintln(w, s.Level.Level())
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(v) // the client went away
+}
+
+// Local lets only requests pass that name localhost: a web page in somebody's browser can't reach through a
+// port forward to these pages under a name of its own.
+func Local(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			http.Error(w, "only for localhost", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// NewServer returns a server with the limits that suit pages for people and scrapers.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+}

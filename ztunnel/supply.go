@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/zds"
+	"github.com/warren-mesh/warren/ztunnel/lb"
+)
+
+// pods takes what ZDS says.
+type pods struct{ z *ZTunnel }
+
+// Add serves a pod; its listeners come from the broker, before or after.
+func (p pods) Add(w zds.Workload) error {
+	if w.Netns != nil { // a foreign agent's; this ztunnel's sockets come from the broker
+		_ = w.Netns.Close()
+	}
+	p.z.proxy.Add(w.UID, w.Namespace, w.Name, w.ServiceAccount)
+	return nil
+}
+
+// Del lets a pod leave.
+func (p pods) Del(uid string) { p.z.proxy.Delete(uid) }
+
+// Synced: every pod of the node is known.
+func (p pods) Synced() { p.z.ready.Done(taskPods) }
+
+var _ zds.Handler = pods{}
+
+// authorities are the addresses of control: it is found among the mesh's own objects, not by DNS.
+func (z *ZTunnel) authorities() []netip.AddrPort {
+	snap := z.store.Snapshot()
+	svc := snap.Service(z.cfg.CAService)
+	if svc == nil {
+		return nil
+	}
+	var like netip.Addr
+	if len(svc.Addresses) > 0 {
+		like = svc.Addresses[0]
+	}
+	var out []netip.AddrPort
+	c := lb.Gather(snap, svc, z.cfg.CAPort, like)
+	for _, e := range append(c.Usable, c.Pending...) { // control is outside the mesh
+		out = append(out, e.Target)
+	}
+	return out
+}
+
+// watchReady marks the tasks that end by themselves.
+func (z *ZTunnel) watchReady(ctx context.Context) error {
+	select {
+	case <-z.wds.Ready():
+		z.ready.Done(taskObjects)
+	case <-ctx.Done():
+		return nil
+	}
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		if err := z.roots.Refresh(ctx); err == nil {
+			z.ready.Done(taskRoots)
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Snapshot is what this ztunnel knows of the mesh.
+func (z *ZTunnel) Snapshot() *mesh.Snapshot { return z.store.Snapshot() }
