@@ -127,13 +127,16 @@ func (p *Pod) Get(url string) (string, int, error) {
 }
 
 // Captured returns what the pod's node published about it: "true", a reason word, or "" when nothing.
-func (m *Mesh) Captured(p *Pod) string {
-	b, err := os.ReadFile(filepath.Join(m.Manifests(), "status", "pods", p.Namespace, p.Name+".json"))
+func (m *Mesh) Captured(p *Pod) string { return captured(m.Manifests(), p.Namespace, p.Name, p.UID) }
+
+// captured reads the published state of the pod of that uid: a former pod's of the same name doesn't count.
+func captured(manifests, namespace, name, uid string) string {
+	b, err := os.ReadFile(filepath.Join(manifests, "status", "pods", namespace, name+".json"))
 	if err != nil {
 		return ""
 	}
 	var status struct{ UID, Captured string }
-	if json.Unmarshal(b, &status) != nil || status.UID != p.UID {
+	if json.Unmarshal(b, &status) != nil || status.UID != uid {
 		return ""
 	}
 	return status.Captured
