@@ -166,4 +166,3 @@ func echo(s *Stream) {
 }
 
 type readerOnly struct{ io.Reader }
-type writerOnly struct{ io.Writer }
