@@ -52,6 +52,8 @@ type running struct {
 	manifests, tokens  string
 	ca, metrics, ready netip.AddrPort
 	log                *logBuffer
+	dir                string
+	stop               func()
 }
 
 const (
@@ -63,12 +65,19 @@ func start(t *testing.T) *running {
 	t.Helper()
 	r := &running{
 		objects:   &objects{store: mesh.NewStore(), synced: make(chan struct{})},
-		manifests: t.TempDir(), tokens: t.TempDir(), log: &logBuffer{},
+		manifests: t.TempDir(), tokens: t.TempDir(), dir: filepath.Join(t.TempDir(), "ca"), log: &logBuffer{},
 	}
 	write(t, filepath.Join(r.tokens, "a"), tokenA+"\n")
 	write(t, filepath.Join(r.tokens, "b"), tokenB)
+	r.serve(t)
+	return r
+}
+
+// serve runs control, at the address it had before if it ran already.
+func (r *running) serve(t *testing.T) {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(r.log, nil))
-	authority, err := ca.Open(ca.Config{Dir: filepath.Join(t.TempDir(), "ca"), Log: log})
+	authority, err := ca.Open(ca.Config{Dir: r.dir, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,19 +85,25 @@ func start(t *testing.T) *running {
 		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.objects,
 		Bundle: control.DirBundle{Dir: r.manifests}, Log: log,
 	}
-	cfg.CA, r.ca = listen(t)
+	if r.ca.IsValid() {
+		if cfg.CA, err = net.Listen("tcp", r.ca.String()); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		cfg.CA, r.ca = listen(t)
+	}
 	cfg.Metrics, r.metrics = listen(t)
 	cfg.Ready, r.ready = listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- control.Run(ctx, cfg) }()
-	t.Cleanup(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("control: %v", err)
 		}
 	})
-	return r
+	t.Cleanup(r.stop)
 }
 
 func listen(t *testing.T) (net.Listener, netip.AddrPort) {
@@ -366,6 +381,57 @@ func TestClientMovesToAnAddressThatWorks(t *testing.T) {
 	n.store.Want(sa("web"))
 	if _, err := n.store.ServerConfig(context.Background(), sa("web")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestClientLeavesAnAddressThatIsSilent(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	close(r.objects.synced)
+	l, silent := listen(t) // the kernel accepts, nobody ever answers
+	defer l.Close()
+	n := r.node(t, tokenA, silent, r.ca)
+	n.store.Want(sa("web"))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := n.store.ServerConfig(ctx, sa("web")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClientWaitsForControlToReturn: with control gone the valid certificate stays in use, and a pod that starts
+// meanwhile gets its own as soon as control is back.
+func TestClientWaitsForControlToReturn(t *testing.T) {
+	r := start(t)
+	r.objects.pod("web", "a", mesh.Captured)
+	r.objects.pod("late", "a", mesh.Captured)
+	close(r.objects.synced)
+	n := r.node(t, tokenA)
+	n.store.Want(sa("web"))
+	if _, err := n.store.ServerConfig(context.Background(), sa("web")); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	n.store.Want(sa("late"))
+	eventually(t, "a failed fetch", func() bool {
+		for _, c := range n.store.Certificates() {
+			if c.Identity == sa("late") && c.Error != "" {
+				return true
+			}
+		}
+		return false
+	})
+	if _, err := n.store.ServerConfig(context.Background(), sa("web")); err != nil {
+		t.Errorf("the certificate that is still valid: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := n.store.ServerConfig(context.Background(), sa("late"))
+		got <- err
+	}()
+	r.serve(t)
+	if err := <-got; err != nil {
+		t.Errorf("after control returned: %v", err)
 	}
 }
 

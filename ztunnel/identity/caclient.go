@@ -11,14 +11,17 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 	security "istio.io/api/security/v1alpha1"
 
@@ -26,7 +29,7 @@ import (
 	"github.com/warren-mesh/warren/mesh/reason"
 )
 
-// CAConfig of a CAClient; all but TTL, Server and Now are required.
+// CAConfig of a CAClient; all but TTL, Answer, Server and Now are required.
 type CAConfig struct {
 	// Dial connects to one address of control.
 	Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
@@ -40,6 +43,8 @@ type CAConfig struct {
 	Server mesh.Identity
 	// TTL asked for; 0 means 24 h.
 	TTL time.Duration
+	// Answer is how long one of control's addresses may take to answer; 0 means 4 s.
+	Answer time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -51,13 +56,17 @@ type CAClient struct {
 	conn *grpc.ClientConn
 	ca   security.IstioCertificateServiceClient
 	turn atomic.Uint32 // which address the next connection tries first
+
+	mu   sync.Mutex
+	last net.Conn // the newest connection; there is never another in use
 }
 
 var _ Fetcher = (*CAClient)(nil)
 
 const (
-	dialTimeout = 3 * time.Second
-	idleTime    = time.Minute
+	dialTimeout   = 2 * time.Second
+	answerTimeout = 4 * time.Second
+	idleTime      = time.Minute
 	// maxAnswer bounds a response: a chain and a bundle of roots.
 	maxAnswer = 256 << 10
 )
@@ -70,6 +79,9 @@ func NewCAClient(cfg CAConfig) (*CAClient, error) {
 	if cfg.TTL == 0 {
 		cfg.TTL = 24 * time.Hour
 	}
+	if cfg.Answer == 0 {
+		cfg.Answer = answerTimeout
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -81,7 +93,7 @@ func NewCAClient(cfg CAConfig) (*CAClient, error) {
 		grpc.WithTransportCredentials(credentials.NewTLS(c.tls())),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: 2 * dialTimeout,
+			MinConnectTimeout: cfg.Answer,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WithIdleTimeout(idleTime), grpc.WithUserAgent("warren-ztunnel"),
@@ -97,24 +109,56 @@ func NewCAClient(cfg CAConfig) (*CAClient, error) {
 // Close ends the connection; calls under way fail.
 func (c *CAClient) Close() error { return c.conn.Close() }
 
-// Fetch asks for a certificate of id. Errors carry control's gRPC status and, in its message, the reason.
+// Fetch asks for a certificate of id. Errors carry control's gRPC status and, in its message, the reason. An
+// address that does not answer is left for the next one as long as ctx has time: a machine that lost its
+// power refuses nothing, and its connection would look alive for a quarter of an hour.
 func (c *CAClient) Fetch(ctx context.Context, id mesh.Identity, csr []byte) ([]string, error) {
-	token, err := c.cfg.Token(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read node token: %w", err)
-	}
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := c.ca.CreateCertificate(ctx, &security.IstioCertificateRequest{
+	req := &security.IstioCertificateRequest{
 		Csr:              string(csr),
 		ValidityDuration: int64(c.cfg.TTL / time.Second),
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"ImpersonatedIdentity": structpb.NewStringValue(id.String()),
 		}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("create certificate: %w", err)
 	}
-	return resp.GetCertChain(), nil
+	for {
+		used := c.newest()
+		resp, err := c.try(ctx, req)
+		if err == nil {
+			return resp.GetCertChain(), nil
+		}
+		if status.Code(err) != codes.DeadlineExceeded || ctx.Err() != nil {
+			return nil, fmt.Errorf("create certificate: %w", err)
+		}
+		c.abandon(used)
+	}
+}
+
+func (c *CAClient) try(ctx context.Context, req *security.IstioCertificateRequest) (*security.IstioCertificateResponse, error) {
+	token, err := c.cfg.Token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read node token: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Answer)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token)))
+	return c.ca.CreateCertificate(ctx, req)
+}
+
+func (c *CAClient) newest() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// abandon ends the connection a call got no answer on: used, or the one that was made during the call. One
+// that another call replaced already is left alone.
+func (c *CAClient) abandon(used net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last != nil && (used == nil || used == c.last) {
+		_ = c.last.Close()
+		c.last = nil
+	}
 }
 
 // dial connects to the first of control's addresses that answers, beginning one further each time: a
@@ -132,6 +176,9 @@ func (c *CAClient) dial(ctx context.Context, _ string) (net.Conn, error) {
 		conn, err := c.cfg.Dial(one, addr)
 		cancel()
 		if err == nil {
+			c.mu.Lock()
+			c.last = conn
+			c.mu.Unlock()
 			return conn, nil
 		}
 		errs = append(errs, fmt.Errorf("dial control at %s: %w", addr, err))

@@ -14,7 +14,7 @@ import (
 // The pace of fetching (ambient's numbers; reference: ztunnel's SecretManager).
 const (
 	parallel     = 8
-	fetchTimeout = 10 * time.Second
+	fetchTimeout = 15 * time.Second
 	backoffFirst = 500 * time.Millisecond
 	backoffMax   = 150 * time.Second
 	// retireTime is how long a replaced key stays for handshakes that picked it just before.
