@@ -22,7 +22,14 @@ func (b *Broker) handle(m broker.Message, fds []int) error {
 		if s.Error != "" {
 			b.log.Debug("broker gave no sockets", "pod", s.Pod, "err", s.Error)
 		}
-		b.pool(s.Pod).give(s, fds)
+		b.mu.Lock()
+		p := b.pools[s.Pod]
+		b.mu.Unlock()
+		if p == nil { // the pod went meanwhile; its namespace must not live on in these
+			broker.CloseFDs(fds)
+			return nil
+		}
+		p.give(s, fds)
 		return nil
 	case broker.TypeListener:
 		return b.takeListener(m, fds)

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"net/netip"
+	"os"
+	"time"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+// The functions of this file run in the loop: they carry out what the agent says.
+
+func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
+	a.sent[c.UID] = true
+	if err := checkCapture(c); err != nil {
+		b.log.Error("capture refused", "err", err)
+		if given != nil {
+			given.Close()
+		}
+		a.tell(wire.TypeCaptureState, wire.State{UID: c.UID, Reason: err.Error(), At: time.Now()})
+		return
+	}
+	p := b.pods[c.UID]
+	if p == nil {
+		p = &pod{}
+		b.pods[c.UID] = p
+	}
+	if given != nil {
+		if p.given != nil {
+			p.given.Close()
+		}
+		p.given = given
+	}
+	if p.phase == captured && sameCapture(p.want, c) {
+		a.tell(wire.TypeCaptureState, p.state)
+		return
+	}
+	told := p.state
+	p.want, p.drainUntil = c, time.Time{}
+	b.dirty = true
+	b.try(p)
+	if p.state == told && told.UID != "" {
+		a.tell(wire.TypeCaptureState, p.state) // unchanged, but this agent has not heard it
+	}
+}
+
+// try captures a pod, and reports a failure; the loop tries again.
+func (b *Broker) try(p *pod) {
+	b.dirty = true
+	if err := b.capture(p); err != nil {
+		if err.Error() != p.state.Reason {
+			b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)
+		}
+		b.setState(p, wire.State{Reason: err.Error()})
+		p.phase = waiting
+	}
+}
+
+func (b *Broker) deleteCapture(a *agentConn, d wire.CaptureDelete) {
+	delete(a.sent, d.UID)
+	p := b.pods[d.UID]
+	if p == nil {
+		b.dropHanded(d.UID)
+		return
+	}
+	b.dirty = true
+	b.unenrol(p, d.Keep)
+}
+
+// prune ends what a complete list did not name: captures, what an earlier process left attached, and listeners
+// that ztunnel holds of pods nobody wants.
+func (b *Broker) prune(a *agentConn) {
+	b.synced, b.dirty = true, true
+	for uid, p := range b.pods {
+		if !a.sent[uid] {
+			b.unenrol(p, true)
+		}
+	}
+	known := map[uint64]bool{}
+	for _, p := range b.pods {
+		if p.place != nil {
+			known[p.place.ns.cookie] = true
+		}
+		known[p.saved.Cookie] = true
+	}
+	attached, err := b.dp.Pods()
+	if err != nil {
+		b.log.Error("list attached pods", "err", err)
+	}
+	for _, cookie := range attached {
+		if known[cookie] {
+			continue
+		}
+		b.log.Warn("pod of an earlier broker detached", "netns_cookie", cookie)
+		if err := b.dp.DetachPod(cookie); err != nil {
+			b.log.Error("detach pod of an earlier broker", "netns_cookie", cookie, "err", err)
+		}
+	}
+	for uid := range b.handed {
+		if b.pods[uid] == nil {
+			b.dropHanded(uid)
+			b.tellZtunnels(wire.TypePodGone, wire.PodMessage{Pod: uid})
+		}
+	}
+}
+
+func (b *Broker) setExceptions(p []netip.Prefix) {
+	if err := b.dp.SetExceptions(p); err != nil {
+		b.log.Error("set exceptions", "err", err)
+		return
+	}
+	b.exceptions, b.dirty = p, true
+}
+
+func (b *Broker) tellState(s wire.State) {
+	for a := range b.agents {
+		a.tell(wire.TypeCaptureState, s)
+	}
+}

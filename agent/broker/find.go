@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+// place is where a pod's packets are.
+type place struct {
+	ns          *namespace
+	cgroup      string // "" when unknown
+	hostIfindex int    // of the veth's end on the host
+}
+
+// finder finds pods' namespaces.
+type finder struct {
+	cgroups cgroups
+	proc    string // where procfs is
+	host    *namespace
+}
+
+// find locates a pod, by the namespace the agent was handed, or by its processes. The namespace must carry the
+// pod's addresses: a process of a privileged pod may sit in another one.
+func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
+	dir, err := f.cgroups.pod(c.UID)
+	if given != nil {
+		fd, derr := unix.FcntlInt(given.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if derr != nil {
+			return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, os.NewSyscallError("fcntl", derr))
+		}
+		return f.check(c, os.NewFile(uintptr(fd), "netns"), dir)
+	}
+	if err != nil {
+		return place{}, err
+	}
+	ps, err := pids(dir)
+	if err != nil {
+		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, err)
+	}
+	err = fmt.Errorf("find network of pod %s: no process in its cgroup yet", c.UID)
+	tried := map[uint64]bool{}
+	for _, pid := range ps {
+		file, inode, oerr := f.openProcess(pid, dir)
+		if oerr != nil {
+			err = fmt.Errorf("find network of pod %s: %w", c.UID, oerr)
+			continue
+		}
+		if tried[inode] {
+			file.Close()
+			continue
+		}
+		tried[inode] = true
+		var p place
+		if p, err = f.check(c, file, dir); err == nil {
+			return p, nil
+		}
+	}
+	return place{}, err
+}
+
+// openProcess opens a process's namespace, and makes sure that it still is that process of that cgroup.
+func (f *finder) openProcess(pid int, dir string) (*os.File, uint64, error) {
+	path := filepath.Join(f.proc, strconv.Itoa(pid), "ns/net")
+	var before, opened, after unix.Stat_t
+	if err := unix.Stat(path, &before); err != nil {
+		return nil, 0, fmt.Errorf("process %d: %w", pid, os.NewSyscallError("stat", err))
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	err = errors.Join(unix.Fstat(int(file.Fd()), &opened), unix.Stat(path, &after))
+	if err == nil && (before.Ino != opened.Ino || opened.Ino != after.Ino) {
+		err = errors.New("its network namespace changed while it was opened")
+	}
+	if err == nil {
+		var ps []int
+		if ps, err = pids(dir); err == nil && !slices.Contains(ps, pid) {
+			err = errors.New("left the pod while its network namespace was opened")
+		}
+	}
+	if err != nil {
+		file.Close()
+		return nil, 0, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return file, opened.Ino, nil
+}
+
+// check makes a place of an open namespace, which it takes over.
+func (f *finder) check(c wire.Capture, file *os.File, dir string) (place, error) {
+	ns, err := openNamespace(file)
+	if err != nil {
+		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, err)
+	}
+	if ns.inode == f.host.inode {
+		ns.close()
+		return place{}, fmt.Errorf("find network of pod %s: it is in the host's network namespace, which is never captured", c.UID)
+	}
+	ifindex, err := f.hostEnd(ns, c.Addresses)
+	if err != nil {
+		ns.close()
+		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, err)
+	}
+	return place{ns: ns, cgroup: dir, hostIfindex: ifindex}, nil
+}
+
+// hostEnd returns the index, in the host's namespace, of the other end of the veth that carries the addresses.
+func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
+	if len(addrs) == 0 {
+		return 0, errors.New("the pod has no address yet")
+	}
+	inside, peer := 0, 0
+	err := ns.do(func() error {
+		have, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list addresses: %w", err)
+		}
+		for _, want := range addrs {
+			i := slices.IndexFunc(have, func(a netlink.Addr) bool {
+				ip, ok := netip.AddrFromSlice(a.IP)
+				return ok && ip.Unmap() == want.Unmap()
+			})
+			if i < 0 {
+				return fmt.Errorf("the pod's address %v is on none of its interfaces", want)
+			}
+			inside = have[i].LinkIndex
+		}
+		l, err := netlink.LinkByIndex(inside)
+		if err != nil {
+			return fmt.Errorf("look at interface %d: %w", inside, err)
+		}
+		peer = l.Attrs().ParentIndex
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = f.host.do(func() error {
+		l, err := netlink.LinkByIndex(peer)
+		if err != nil {
+			return fmt.Errorf("look at the host's end of the pod's interface, index %d: %w", peer, err)
+		}
+		if l.Type() != "veth" || l.Attrs().ParentIndex != inside {
+			return fmt.Errorf("interface %s of the host is not the other end of the pod's (only veth pairs can be captured)", l.Attrs().Name)
+		}
+		return nil
+	})
+	return peer, err
+}
+
+// alive reports whether the cgroup exists, and whether a process in it is in the namespace.
+func (f *finder) alive(p place) (cgroup, namespace bool) {
+	ps, err := pids(p.cgroup)
+	if err != nil {
+		_, serr := os.Stat(p.cgroup)
+		return serr == nil, false
+	}
+	for _, pid := range ps {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(f.proc, strconv.Itoa(pid), "ns/net"), &st) == nil && st.Ino == p.ns.inode {
+			return true, true
+		}
+	}
+	return true, false
+}

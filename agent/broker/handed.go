@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"golang.org/x/sys/unix"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+// handedListener is a listener that a ztunnel, or the broker before this one, handed over. It is kept until its
+// pod is captured or known not to be wanted.
+type handedListener struct {
+	message wire.ListenerMessage
+	fd      int
+}
+
+// keepHanded takes a listener over for later; one of the same pod and kind from another party is the same socket.
+func (b *Broker) keepHanded(h handedListener) {
+	if h.message.Kind >= wire.Kinds {
+		unix.Close(h.fd)
+		return
+	}
+	for _, o := range b.handed[h.message.Pod] {
+		if o.message.Kind == h.message.Kind && o.message.Cookie == h.message.Cookie {
+			unix.Close(h.fd)
+			return
+		}
+	}
+	b.handed[h.message.Pod] = append(b.handed[h.message.Pod], h)
+}
+
+// adopt takes the pod's listeners out of what was handed over: those of its namespace, and, where an earlier
+// process noted them, with that socket's own cookie.
+func (b *Broker) adopt(p *pod) {
+	uid := p.want.UID
+	for _, h := range b.handed[uid] {
+		k := h.message.Kind
+		if p.listeners[k] != nil {
+			unix.Close(h.fd)
+			continue
+		}
+		l, err := adoptListener(k, h.fd, p.place.ns.cookie)
+		if want := p.saved.Listeners[k]; err == nil && want != 0 && want != l.cookie {
+			b.log.Warn("handed listener is not the one noted", "uid", uid, "kind", k, "cookie", l.cookie, "noted", want)
+			unix.Close(h.fd)
+			continue
+		}
+		if err != nil {
+			b.log.Warn("handed listener", "uid", uid, "err", err)
+			unix.Close(h.fd)
+			continue
+		}
+		p.listeners[k] = l
+		b.log.Info("listener adopted", "uid", uid, "kind", k, "cookie", l.cookie)
+	}
+	delete(b.handed, uid)
+}
+
+func (b *Broker) dropHanded(uid string) {
+	for _, h := range b.handed[uid] {
+		unix.Close(h.fd)
+	}
+	delete(b.handed, uid)
+}
+
+// handedBack takes in a listener that a connected ztunnel holds. One of an unknown pod waits for the agent's
+// complete list; what that does not name is gone for ztunnel too.
+func (b *Broker) handedBack(z *ztunnel, h handedListener) {
+	p := b.pods[h.message.Pod]
+	switch {
+	case p == nil && b.synced:
+		unix.Close(h.fd)
+		z.tell(wire.TypePodGone, wire.PodMessage{Pod: h.message.Pod})
+	case p == nil || p.phase == waiting:
+		b.keepHanded(h)
+	default:
+		unix.Close(h.fd) // the broker's own is what counts; ztunnel is told it after the list
+	}
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/reason"
+)
+
+// phase is where a pod stands.
+type phase uint8
+
+const (
+	waiting  phase = iota // wanted, not captured: tried again
+	captured              // new connections are captured
+	draining              // un-enrolled; live tunnels go on
+)
+
+// pod is one pod the broker knows. The loop owns it.
+type pod struct {
+	want      wire.Capture
+	given     *os.File // namespace handed over by the agent, nil without
+	phase     phase
+	place     *place // nil until found
+	listeners [wire.Kinds]*listener
+	saved     savedPod // of an earlier process, until adopted
+	twReuse   string   // sysctl's value before capture; "" when not set
+	state     wire.State
+	missing   int // looks in a row that found no process in the namespace
+	unfixed   int // looks in a row that found a drift of the pod
+
+	drainUntil time.Time
+	drained    map[*ztunnel]bool // which said that nothing is left
+}
+
+func (p *pod) key() podKey {
+	k := podKey{Cookie: p.place.ns.cookie, Running: p.want.Running}
+	for _, a := range p.want.Addresses {
+		if a = a.Unmap(); a.Is4() {
+			k.IPv4 = a
+		} else {
+			k.IPv6 = a
+		}
+	}
+	return k
+}
+
+func (p *pod) fds() (fds [wire.Kinds]int) {
+	for k, l := range p.listeners {
+		fds[k] = -1
+		if l != nil {
+			fds[k] = l.fd
+		}
+	}
+	return fds
+}
+
+func (p *pod) save() savedPod {
+	s := savedPod{Capture: p.want, TWReuse: p.twReuse, DrainUntil: p.drainUntil}
+	if p.place == nil {
+		s.Cookie, s.Listeners, s.TWReuse = p.saved.Cookie, p.saved.Listeners, p.saved.TWReuse
+		return s
+	}
+	s.Cookie = p.place.ns.cookie
+	for k, l := range p.listeners {
+		if l != nil {
+			s.Listeners[k] = l.cookie
+		}
+	}
+	return s
+}
+
+func sameCapture(a, b wire.Capture) bool {
+	if len(a.Addresses) != len(b.Addresses) {
+		return false
+	}
+	for i := range a.Addresses {
+		if a.Addresses[i] != b.Addresses[i] {
+			return false
+		}
+	}
+	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name &&
+		a.ServiceAccount == b.ServiceAccount && a.Running == b.Running
+}
+
+// checkCapture refuses what can't be one. The uid becomes part of paths.
+func checkCapture(c wire.Capture) error {
+	if c.UID == "" || len(c.UID) > 128 {
+		return fmt.Errorf("capture pod %q: no uid, or too long a one", c.UID)
+	}
+	for _, r := range c.UID {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' {
+			return fmt.Errorf("capture pod %q: a uid has letters, digits and hyphens", c.UID)
+		}
+	}
+	var v4, v6 netip.Addr
+	for _, a := range c.Addresses {
+		a = a.Unmap()
+		of := &v6
+		if a.Is4() {
+			of = &v4
+		}
+		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || of.IsValid() {
+			return fmt.Errorf("capture pod %q: address %v (one of each family, and the pod's own)", c.UID, a)
+		}
+		*of = a
+	}
+	return nil
+}
+
+// capture brings a pod into the mesh, from wherever it stands: find it, make its listeners, steer to them, and
+// only then let the hooks send connections there; the guard, which drops what went round them, is last. Each
+// step is idempotent, so that a failure is simply tried again from the start.
+func (b *Broker) capture(p *pod) error {
+	if p.place == nil {
+		pl, err := b.finder.find(p.want, p.given)
+		if err != nil {
+			return err
+		}
+		p.place = &pl
+		b.forgetOtherNamespace(p)
+	}
+	if err := b.openListeners(p); err != nil {
+		return err
+	}
+	b.setTWReuse(p)
+	key := p.key()
+	if err := b.dp.AttachPod(key, p.place.ns.fd(), p.fds()); err != nil {
+		return fmt.Errorf("attach pod %s: %w", p.want.UID, err)
+	}
+	b.spaces.add(p.want.UID, p.place.ns)
+	b.tellListeners(p)
+	if err := b.dp.Enable(key); err != nil {
+		return fmt.Errorf("enable capture of pod %s: %w", p.want.UID, err)
+	}
+	err := b.host.do(func() error { return b.dp.AttachGuard(key.Cookie, p.place.hostIfindex) })
+	if err != nil {
+		return fmt.Errorf("attach guard of pod %s: %w", p.want.UID, err)
+	}
+	p.phase, p.drainUntil, p.drained, p.saved = captured, time.Time{}, nil, savedPod{}
+	b.setState(p, wire.State{Captured: true})
+	b.log.Info("pod captured", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID)
+	return nil
+}
+
+// forgetOtherNamespace drops what an earlier process attached to a namespace that is no longer the pod's.
+func (b *Broker) forgetOtherNamespace(p *pod) {
+	if p.saved.Cookie == p.place.ns.cookie {
+		p.twReuse = p.saved.TWReuse
+		return
+	}
+	if p.saved.Cookie != 0 {
+		if err := b.dp.DetachPod(p.saved.Cookie); err != nil {
+			b.log.Error("detach the pod's former namespace", "uid", p.want.UID, "err", err)
+		}
+	}
+	p.saved = savedPod{}
+}
+
+// openListeners makes the listeners that are missing, after adopting those that others handed over.
+func (b *Broker) openListeners(p *pod) error {
+	b.adopt(p)
+	missing := false
+	for _, l := range p.listeners {
+		missing = missing || l == nil
+	}
+	if !missing {
+		return nil
+	}
+	return p.place.ns.do(func() error {
+		for k := range p.listeners {
+			if p.listeners[k] != nil {
+				continue
+			}
+			l, err := makeListener(wire.Kind(k))
+			if errors.Is(err, unix.EADDRINUSE) {
+				return fmt.Errorf("capture pod %s: %w (a process holds the port: the pod's own, or a ztunnel that is about to hand it over)", p.want.UID, err)
+			}
+			if err != nil {
+				return fmt.Errorf("capture pod %s: %w", p.want.UID, err)
+			}
+			p.listeners[k] = l
+		}
+		return nil
+	})
+}
+
+func (b *Broker) setTWReuse(p *pod) {
+	if p.twReuse != "" {
+		return
+	}
+	err := p.place.ns.do(func() (err error) {
+		p.twReuse, err = setSysctl(b.cfg.proc, twReuse, "1")
+		return err
+	})
+	if err != nil {
+		// The pod works, up to about 470 connections per second.
+		b.log.Warn("set tcp_tw_reuse", "uid", p.want.UID, "err", err)
+	}
+}
+
+// setState notes and reports what became of a pod. The time is that of the last change.
+func (b *Broker) setState(p *pod, s wire.State) {
+	s.UID = p.want.UID
+	old := p.state
+	if old.UID == s.UID && old.Captured == s.Captured && old.Gone == s.Gone && old.Reason == s.Reason {
+		return
+	}
+	s.At = time.Now()
+	p.state = s
+	b.tellState(s)
+}
+
+// kernelUnverified is the state of a pod whose programs are not what they should be.
+var kernelUnverified = reason.KernelUnverified.String()

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+// savedState is what a broker started with the agent away must know.
+type savedState struct {
+	Exceptions []netip.Prefix `json:"exceptions,omitempty"`
+	Pods       []savedPod     `json:"pods"`
+}
+
+// savedPod is one capture, with what tells its namespace and listeners from others.
+type savedPod struct {
+	Capture    wire.Capture       `json:"capture"`
+	Cookie     uint64             `json:"netnsCookie,omitempty"`
+	Listeners  [wire.Kinds]uint64 `json:"listenerCookies"`
+	TWReuse    string             `json:"twReuse,omitempty"` // the value before capture
+	DrainUntil time.Time          `json:"drainUntil,omitzero"`
+}
+
+const stateFile = "captures.json"
+
+// loadState reads the state; a missing file is an empty state.
+func loadState(dir string) (savedState, error) {
+	var s savedState
+	b, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("load captures: %w", err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return savedState{}, fmt.Errorf("load captures from %s: %w (the agent will send them again)", dir, err)
+	}
+	return s, nil
+}
+
+// saveState replaces the file whole.
+func saveState(dir string, s savedState) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save captures: %w", err)
+	}
+	tmp := filepath.Join(dir, "."+stateFile)
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("save captures: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, stateFile)); err != nil {
+		return fmt.Errorf("save captures: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command warren-broker makes every socket of its node's ztunnel and attaches the kernel programs. See package
+// agent/broker.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/warren-mesh/warren/agent/broker"
+	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+func main() { os.Exit(supervise.Main("warren-broker", run)) }
+
+func run(args []string) error {
+	fs := flag.NewFlagSet("warren-broker", flag.ContinueOnError)
+	var level slog.Level
+	cfg := broker.Config{Files: map[string]string{}, ZtunnelUID: wire.ZtunnelUID, RunDirGID: wire.ZtunnelUID}
+	fs.StringVar(&cfg.RunDir, "run-dir", "/run/warren", "directory of the unix sockets shared with agent and ztunnel")
+	fs.StringVar(&cfg.StateDir, "state-dir", "", "directory of the desired captures (default RUN-DIR/broker)")
+	fs.StringVar(&cfg.HostNetns, "host-netns", "/proc/1/ns/net", "the host's network namespace")
+	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the cgroup2 hierarchy, or the node's part of it, is mounted")
+	fs.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "a mounted bpffs, this node's alone")
+	fs.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "kubelet's own cgroup: its connections to pods are probes and not captured")
+	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live tunnels may last")
+	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.Func("file", "`NAME=PATH` of a file ztunnel may read (token, roots); repeatable", func(v string) error {
+		name, path, ok := strings.Cut(v, "=")
+		if !ok || name == "" || path == "" {
+			return fmt.Errorf("want NAME=PATH")
+		}
+		cfg.Files[name] = path
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	return broker.Run(ctx, cfg)
+}
