@@ -41,7 +41,7 @@ func run(args []string) error {
 	fs.StringVar(&cfg.MetricsAddress, "metrics-address", ":15020", "Prometheus endpoint, /metrics")
 	fs.StringVar(&cfg.ReadyAddress, "ready-address", ":15021", "readiness endpoint, /healthz/ready")
 	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live connections may last")
-	fs.TextVar(cfg.Level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.TextVar(cfg.Level, "log-level", new(slog.LevelVar), "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
