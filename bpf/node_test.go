@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -76,6 +77,8 @@ type pod struct {
 	out      net.Listener
 	hbone    net.Listener
 	plain    net.Listener
+	workOnce sync.Once
+	work     chan func() // for quickSocket
 }
 
 func (n *node) newPod() *pod {
@@ -293,4 +296,36 @@ func must1[T any](v T, err error) func(*testing.T) T {
 		must(t, err)
 		return v
 	}
+}
+
+// sysctl writes a setting of the pod's namespace.
+func (p *pod) sysctl(name, value string) {
+	p.t.Helper()
+	p.ns.do(p.t, func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) })
+}
+
+// quickSocket makes a socket in the pod without a thread of its own each time; the caller closes it.
+func (p *pod) quickSocket(family int) int {
+	p.workOnce.Do(func() {
+		p.work = make(chan func())
+		go func() {
+			runtime.LockOSThread()
+			if err := unix.Setns(int(p.ns), unix.CLONE_NEWNET); err != nil {
+				panic(err)
+			}
+			for f := range p.work {
+				f()
+			}
+		}()
+		p.t.Cleanup(func() { close(p.work) })
+	})
+	made := make(chan int)
+	p.work <- func() {
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			panic(err)
+		}
+		made <- fd
+	}
+	return <-made
 }

@@ -8,6 +8,8 @@ import (
 	"maps"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 )
 
 // Names of the shared maps, as in include/maps.h. They are also the names of their pins.
@@ -38,15 +40,18 @@ func parseObjects() (*objects, error) {
 		errs = append(errs, err)
 		return spec
 	}
+	sockops := parse(loadSockops)
 	o := &objects{
-		node: []*ebpf.CollectionSpec{
-			parse(loadConnect), parse(loadGetpeername), parse(loadSockops), parse(loadSockopt),
-		},
+		node:   []*ebpf.CollectionSpec{parse(loadConnect), parse(loadGetpeername), sockops, parse(loadSockopt)},
 		lookup: parse(loadLookup),
 		guard:  parse(loadGuard),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	have := features.HaveProgramHelper(ebpf.SockOps, asm.FnSkcToMptcpSock) == nil
+	if err := sockops.Variables["have_mptcp_sock"].Set(have); err != nil {
+		return nil, fmt.Errorf("set have_mptcp_sock: %w", err)
 	}
 	o.inflight = o.lookup.Maps[mapInflight]
 	for _, spec := range append([]*ebpf.CollectionSpec{o.lookup, o.guard}, o.node...) {

@@ -13,6 +13,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* Whether the kernel has bpf_skc_to_mptcp_sock (5.19). Without it, getpeername on an application's MPTCP socket shows
+ * the capture port. */
+volatile const bool have_mptcp_sock;
+
 /* Both ends of s. On a v4-mapped socket the IPv6 fields are not all filled yet when it connects. s is volatile: clang
  * otherwise merges the reads of two branches into arithmetic on the context's pointer, which the verifier refuses. */
 static __always_inline void read_ends(volatile struct bpf_sock_ops *s, struct addr *local, struct addr *remote)
@@ -42,6 +46,22 @@ static __always_inline void put(void *inflight, const struct flow *flow, const s
 		count(REASON_NO_STORAGE);
 }
 
+/* connect is seen on the subflow, getpeername on the MPTCP socket above it: that one gets a copy. */
+static __always_inline void show_on_mptcp(struct bpf_sock *sk, struct peer *peer)
+{
+	struct peer copy = *peer, *shown;
+	void *msk;
+
+	if (!have_mptcp_sock)
+		return;
+	msk = bpf_skc_to_mptcp_sock(sk);
+	if (!msk)
+		return;
+	shown = bpf_sk_storage_get(&sock_peers, msk, &copy, BPF_SK_STORAGE_GET_F_CREATE);
+	if (shown)
+		*shown = copy; /* it may have been there from an earlier connect */
+}
+
 /* Connecting: an application's socket leaves its original destination, ztunnel's the client's address. */
 static __always_inline void on_syn(struct bpf_sock_ops *s, struct bpf_sock *sk, const struct pod *pod, __u64 cookie)
 {
@@ -62,8 +82,10 @@ static __always_inline void on_syn(struct bpf_sock_ops *s, struct bpf_sock *sk, 
 		return;
 	}
 	peer = bpf_sk_storage_get(&sock_peers, sk, 0, 0);
-	if (peer && peer->via == bpf_htons(flow.dst_port))
-		put(bpf_map_lookup_elem(&orig_dst, &cookie), &flow, &peer->shown);
+	if (!peer || peer->via != bpf_htons(flow.dst_port))
+		return;
+	put(bpf_map_lookup_elem(&orig_dst, &cookie), &flow, &peer->shown);
+	show_on_mptcp(sk, peer);
 }
 
 /* Accepted in the capture range: ztunnel's socket. */

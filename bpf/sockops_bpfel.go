@@ -72,18 +72,19 @@ type sockopsTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sockopsMapClientAddr = "client_addr"
-	sockopsMapExceptions = "exceptions"
-	sockopsMapExempts    = "exempts"
-	sockopsMapInflight   = "inflight"
-	sockopsMapOrigDst    = "orig_dst"
-	sockopsMapPods       = "pods"
-	sockopsMapProbes     = "probes"
-	sockopsMapSockOrigs  = "sock_origs"
-	sockopsMapSockPeers  = "sock_peers"
-	sockopsMapStats      = "stats"
-	sockopsProgOnProbe   = "on_probe"
-	sockopsProgOnSockops = "on_sockops"
+	sockopsMapClientAddr    = "client_addr"
+	sockopsMapExceptions    = "exceptions"
+	sockopsMapExempts       = "exempts"
+	sockopsMapInflight      = "inflight"
+	sockopsMapOrigDst       = "orig_dst"
+	sockopsMapPods          = "pods"
+	sockopsMapProbes        = "probes"
+	sockopsMapSockOrigs     = "sock_origs"
+	sockopsMapSockPeers     = "sock_peers"
+	sockopsMapStats         = "stats"
+	sockopsProgOnProbe      = "on_probe"
+	sockopsProgOnSockops    = "on_sockops"
+	sockopsVarHaveMptcpSock = "have_mptcp_sock"
 )
 
 // loadSockops returns the embedded CollectionSpec for sockops.
@@ -152,6 +153,7 @@ type sockopsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockopsVariableSpecs struct {
+	HaveMptcpSock *ebpf.VariableSpec `ebpf:"have_mptcp_sock"`
 }
 
 // sockopsObjects contains all objects after they have been loaded into the kernel.
@@ -205,6 +207,7 @@ func (m *sockopsMaps) Close() error {
 //
 // It can be passed to loadSockopsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockopsVariables struct {
+	HaveMptcpSock *ebpf.Variable `ebpf:"have_mptcp_sock"`
 }
 
 // sockopsPrograms contains all programs after they have been loaded into the kernel.

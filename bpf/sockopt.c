@@ -18,7 +18,7 @@ static __always_inline void leave_alone(struct bpf_sockopt *ctx)
 		ctx->optlen = 0;
 }
 
-/* Where there is no original destination the kernel's own ENOPROTOOPT stays. */
+/* Where there is no original destination the kernel's own answer stays: ENOPROTOOPT, EOPNOTSUPP on IPv4 sockets. */
 SEC("cgroup/getsockopt")
 int on_getsockopt(struct bpf_sockopt *ctx)
 {
@@ -41,7 +41,7 @@ int on_getsockopt(struct bpf_sockopt *ctx)
 	return 1;
 }
 
-/* On other sockets than the broker's the kernel answers ENOPROTOOPT, as if there were no such option. */
+/* On other sockets than the broker's the kernel answers as if there were no such option. */
 SEC("cgroup/setsockopt")
 int on_setsockopt(struct bpf_sockopt *ctx)
 {
