@@ -13,6 +13,7 @@ import (
 type Store struct {
 	current atomic.Pointer[versioned]
 	mu      sync.Mutex // serialises writers
+	recent  recent
 }
 
 type versioned struct {
@@ -46,10 +47,12 @@ func (s *Store) Update(f func(*Snapshot) []Change) *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.current.Load()
-	next := old.With(f(old.Snapshot)...)
+	changes := f(old.Snapshot)
+	next := old.With(changes...)
 	if next == old.Snapshot {
 		return next
 	}
+	s.recent.note(next.Version(), changes)
 	s.current.Store(&versioned{Snapshot: next, changed: make(chan struct{})})
 	close(old.changed)
 	return next

@@ -123,21 +123,25 @@ func TestOrderOfARound(t *testing.T) {
 }
 
 func TestSlowClientIsSentEachObjectOnce(t *testing.T) {
-	s := startServer(t)
-	s.store.Apply(manyWorkloads(3)...)
-	c := dialRaw(t, s)
-	c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: TypeAddress})
-	first, _ := c.next()
-	for i := range 100 { // it has not acknowledged
-		w := *testWorkload(0)
-		w.Node = fmt.Sprint("node-", i)
-		s.store.Apply(mesh.PutWorkload{Workload: &w}, mesh.DeleteWorkload{UID: uid(1)})
-		if i%2 == 0 {
-			s.store.Apply(mesh.PutWorkload{Workload: testWorkload(1)}, mesh.DeleteWorkload{UID: uid(2)})
-		}
+	for _, rounds := range []int{10, 400} { // what the store remembers, and beyond
+		t.Run(fmt.Sprint(rounds), func(t *testing.T) {
+			s := startServer(t)
+			s.store.Apply(manyWorkloads(3)...)
+			c := dialRaw(t, s)
+			c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: TypeAddress})
+			first, _ := c.next()
+			for i := range rounds { // it has not acknowledged
+				w := *testWorkload(0)
+				w.Node = fmt.Sprint("node-", i)
+				s.store.Apply(mesh.PutWorkload{Workload: &w}, mesh.DeleteWorkload{UID: uid(1)})
+				if i%2 == 0 {
+					s.store.Apply(mesh.PutWorkload{Workload: testWorkload(1)}, mesh.DeleteWorkload{UID: uid(2)})
+				}
+			}
+			c.ack(first)
+			c.ack(c.want("istio.workload.Address +[c//Pod/ns/p0] -[c//Pod/ns/p1 c//Pod/ns/p2]"))
+		})
 	}
-	c.ack(first)
-	c.ack(c.want("istio.workload.Address +[c//Pod/ns/p0] -[c//Pod/ns/p1 c//Pod/ns/p2]"))
 }
 
 func TestRejectionIsNotAnsweredByTheSame(t *testing.T) {
@@ -288,11 +292,12 @@ func BenchmarkRefresh(b *testing.B) {
 			store := mesh.NewStore()
 			store.Apply(manyWorkloads(n)...)
 			s := NewServer(store, nil, "")
-			s.hub.refresh(store.Snapshot())
+			s.hub.refresh(store)
 			for i := 0; b.Loop(); i++ {
 				w := *testWorkload(1)
 				w.Node = fmt.Sprint(i)
-				s.hub.refresh(store.Apply(mesh.PutWorkload{Workload: &w}))
+				store.Apply(mesh.PutWorkload{Workload: &w})
+				s.hub.refresh(store)
 			}
 		})
 	}

@@ -28,7 +28,6 @@ func (e *entry) gone() bool { return e.res.Resource == nil }
 // costs what changed. Guarded by hub.mu.
 type feed struct {
 	order *list.List // of *entry, seq ascending
-	gone  int        // entries kept only to tell clients of the removal
 }
 
 func newFeed() *feed { return &feed{order: list.New()} }
@@ -53,12 +52,12 @@ func (f *feed) since(seq uint64) []*entry {
 type table[K comparable] struct {
 	feed    *feed
 	entries map[K]*entry
-	live    int // entries that are not gone
-	found   int // of those, how many the snapshot being taken in contains
+	dead    map[K]*entry // those of them that are gone, kept to tell clients of it
+	found   int          // live entries that the snapshot being compared contains
 }
 
 func newTable[K comparable](f *feed) *table[K] {
-	return &table[K]{feed: f, entries: make(map[K]*entry)}
+	return &table[K]{feed: f, entries: make(map[K]*entry), dead: make(map[K]*entry)}
 }
 
 // kept reports whether k is unchanged in snapshot seq, and if so marks it as still there.
@@ -74,51 +73,57 @@ func (t *table[K]) kept(k K, src any, seq uint64) bool {
 
 // put records what k is in snapshot seq. An encoding that says the same as before is no change.
 func (t *table[K]) put(k K, src any, rank int, res *discovery.Resource, seq uint64) {
+	t.found++
 	e := t.entries[k]
 	switch {
 	case e == nil:
 		e = &entry{}
 		e.at = t.feed.order.PushBack(e)
 		t.entries[k] = e
-		t.live++
 	case e.gone():
-		t.feed.gone--
-		t.live++
+		delete(t.dead, k)
 	case e.res.Version == res.Version && e.res.Name == res.Name:
 		e.src, e.seen, e.res = src, seq, res
-		t.found++
 		return
 	}
 	e.src, e.seen, e.res, e.rank, e.seq = src, seq, res, rank, seq
 	t.feed.order.MoveToBack(e.at)
-	t.found++
 }
 
-// sweep turns what the snapshot seq did not contain into removals.
-func (t *table[K]) sweep(seq uint64) {
-	if t.found == t.live {
-		t.found = 0
+// remove records that k is not in snapshot seq.
+func (t *table[K]) remove(k K, seq uint64) {
+	e := t.entries[k]
+	if e == nil || e.gone() {
 		return
 	}
-	for _, e := range t.entries {
-		if e.seen == seq || e.gone() {
-			continue
+	e.res, e.src, e.seq = &discovery.Resource{Name: e.res.Name}, nil, seq
+	t.feed.order.MoveToBack(e.at)
+	t.dead[k] = e
+}
+
+// sweep removes what snapshot seq did not contain, after all that it contains was taken in.
+func (t *table[K]) sweep(seq uint64) {
+	if t.found < len(t.entries)-len(t.dead) {
+		for k, e := range t.entries {
+			if e.seen != seq {
+				t.remove(k, seq)
+			}
 		}
-		e.res, e.src, e.seq = &discovery.Resource{Name: e.res.Name}, nil, seq
-		t.feed.order.MoveToBack(e.at)
-		t.feed.gone++
-		t.live--
 	}
 	t.found = 0
 }
 
-// prune forgets removals every client was told of.
+// prune forgets removals up to seq, which every client was told of, once there are enough to be worth it.
 func (t *table[K]) prune(seq uint64) {
-	for k, e := range t.entries {
-		if e.gone() && e.seq <= seq {
+	const worth = 256
+	if len(t.dead) < worth {
+		return
+	}
+	for k, e := range t.dead {
+		if e.seq <= seq {
 			t.feed.order.Remove(e.at)
-			t.feed.gone--
 			delete(t.entries, k)
+			delete(t.dead, k)
 		}
 	}
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // hub keeps the encoded state of a store for all streams. Whichever stream first sees a new snapshot
-// brings it up to date: one comparison of pointers per object, one encoding per object that changed.
+// brings it up to date: one encoding per object that changed, and where the store no longer knows what
+// changed, one comparison of pointers per object.
 type hub struct {
 	log    *slog.Logger
 	domain string
@@ -43,22 +44,82 @@ func newHub(log *slog.Logger, domain string) *hub {
 	}
 }
 
-// refresh takes in a snapshot unless it, or a newer one, already was. The caller holds mu.
-func (h *hub) refresh(s *mesh.Snapshot) {
-	if h.base == s || h.base != nil && s.Version() < h.base.Version() {
+// refresh takes in the store's current snapshot. The caller holds mu.
+func (h *hub) refresh(store *mesh.Store) {
+	var changes []mesh.Change
+	var now *mesh.Snapshot
+	known := false
+	if h.base == nil {
+		now = store.Snapshot()
+	} else if changes, now, known = store.Since(h.base.Version()); now == h.base {
 		return
 	}
-	h.base = s
+	h.base = now
 	h.seq++
-	h.takeConfig(s.Config())
-	s.Policies(func(p *mesh.Policy) bool { h.takePolicy(p); return true })
-	s.Services(func(v *mesh.Service) bool { h.takeService(v); return true })
-	s.Workloads(func(w *mesh.Workload) bool { h.takeWorkload(w); return true })
-	h.config.sweep(h.seq)
+	if known {
+		h.takeChanges(changes)
+	} else {
+		h.takeAll()
+	}
+	h.prune()
+}
+
+// takeAll compares everything with what was served so far.
+func (h *hub) takeAll() {
+	h.policies.found, h.services.found, h.loads.found = 0, 0, 0
+	h.takeConfig(h.base.Config())
+	h.base.Policies(func(p *mesh.Policy) bool { h.takePolicy(p); return true })
+	h.base.Services(func(v *mesh.Service) bool { h.takeService(v); return true })
+	h.base.Workloads(func(w *mesh.Workload) bool { h.takeWorkload(w); return true })
 	h.policies.sweep(h.seq)
 	h.services.sweep(h.seq)
 	h.loads.sweep(h.seq)
-	h.prune()
+}
+
+// takeChanges looks only at the objects the changes are of; what they are now the snapshot says.
+func (h *hub) takeChanges(changes []mesh.Change) {
+	for _, c := range changes {
+		switch c := c.(type) {
+		case mesh.PutConfig:
+			h.takeConfig(h.base.Config())
+		case mesh.PutPolicy:
+			h.lookPolicy(c.Policy.Name)
+		case mesh.DeletePolicy:
+			h.lookPolicy(c.Name)
+		case mesh.PutService:
+			h.lookService(c.Service.NamespacedName())
+		case mesh.DeleteService:
+			h.lookService(c.Name)
+		case mesh.PutWorkload:
+			h.lookWorkload(c.Workload.UID)
+		case mesh.DeleteWorkload:
+			h.lookWorkload(c.UID)
+		}
+	}
+}
+
+func (h *hub) lookPolicy(n mesh.Name) {
+	if p := h.base.Policy(n); p != nil {
+		h.takePolicy(p)
+		return
+	}
+	h.policies.remove(n, h.seq)
+}
+
+func (h *hub) lookService(n mesh.Name) {
+	if v := h.base.Service(n); v != nil {
+		h.takeService(v)
+		return
+	}
+	h.services.remove(n, h.seq)
+}
+
+func (h *hub) lookWorkload(uid string) {
+	if w := h.base.Workload(uid); w != nil {
+		h.takeWorkload(w)
+		return
+	}
+	h.loads.remove(uid, h.seq)
 }
 
 func (h *hub) takeConfig(c *mesh.Config) {
@@ -129,23 +190,13 @@ func take[K comparable](h *hub, t *table[K], k K, src any, rank int, res *discov
 	}
 }
 
-// prune forgets removals that every stream has sent, once there are enough to be worth a pass.
+// prune forgets removals that every stream has sent.
 func (h *hub) prune() {
-	const worth = 256
 	seen := h.seq
 	for s := range h.streams {
 		seen = min(seen, s.seq())
 	}
-	for _, f := range h.feeds {
-		if f.gone < worth {
-			continue
-		}
-		switch f {
-		case h.feeds[TypeAuthorization]:
-			h.policies.prune(seen)
-		case h.feeds[TypeAddress]:
-			h.services.prune(seen)
-			h.loads.prune(seen)
-		}
-	}
+	h.policies.prune(seen)
+	h.services.prune(seen)
+	h.loads.prune(seen)
 }

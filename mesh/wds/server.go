@@ -107,9 +107,9 @@ func (s *Server) push(ads adsStream, st *stream) (changed <-chan struct{}, timeo
 	if len(st.pending) > 0 {
 		return nil, time.After(time.Until(st.sent.Add(answerTimeout))), nil
 	}
-	snap, changed := s.store.Watch()
+	_, changed = s.store.Watch()
 	s.hub.mu.Lock()
-	s.hub.refresh(snap)
+	s.hub.refresh(s.store)
 	round := st.round(s.hub)
 	s.hub.mu.Unlock()
 	for _, r := range round {
