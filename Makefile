@@ -15,7 +15,7 @@ CLANG ?= clang-14
 CLANG_VERSION := 14.0.6
 PROTOC_VERSION := 3.21.12
 export BPF2GO_CC ?= $(CLANG)
-export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -fdebug-prefix-map=$(CURDIR)=.
+export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -I/usr/include/$(shell uname -m)-linux-gnu -fdebug-prefix-map=$(CURDIR)=.
 
 GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'bpf/include/reasons.h' 2>/dev/null)
 
@@ -31,6 +31,7 @@ build: ## compile every binary into build/bin (first time with cold caches: abou
 
 generate: ## regenerate BPF bindings and objects, protobufs and the reasons table (about half a minute)
 	@$(MAKE) --no-print-directory check-generators
+	$(GO) run ./bpf/internal/genreasons bpf/reasons.yaml bpf/include/reasons.h mesh/reason/reasons_gen.go
 	$(GO) generate ./...
 
 .PHONY: check-generators
@@ -42,7 +43,7 @@ check-generators:
 
 .PHONY: verify-generated
 verify-generated: ## check that generation reproduces the checked-in files byte for byte
-	@sha256sum $(GENERATED) > build/generated.before
+	@mkdir -p build && sha256sum $(GENERATED) > build/generated.before
 	@$(MAKE) --no-print-directory generate
 	@sha256sum --quiet -c build/generated.before || \
 		{ echo "generated files differ from their sources: run 'make generate' and commit the result" >&2; exit 1; }
