@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	securityv1beta1 "istio.io/api/security/v1beta1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+var modes = []securityv1beta1.PeerAuthentication_MutualTLS_Mode{unset, disable, permissive, strict}
+
+// random makes objects of a small world, so that names and addresses collide often.
+type random struct{ *rand.Rand }
+
+func (r random) one(xs ...string) string { return xs[r.IntN(len(xs))] }
+
+func (r random) meta(names ...string) metav1.ObjectMeta {
+	m := metav1.ObjectMeta{Namespace: r.one("shop", "other"), Name: r.one(names...), Labels: map[string]string{}, Annotations: map[string]string{}}
+	if r.IntN(4) == 0 {
+		m.Labels[KeyMesh] = r.one("enabled", "disabled")
+	}
+	return m
+}
+
+func (r random) ip() string { return r.one("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4") }
+
+func (r random) object() runtime.Object {
+	switch r.IntN(8) {
+	case 0:
+		m := r.meta("-")
+		m.Name, m.Namespace = m.Namespace, ""
+		return &corev1.Namespace{ObjectMeta: m}
+	case 1, 2, 3:
+		m := r.meta("p1", "p2", "p3")
+		m.UID = types.UID(m.Namespace + m.Name + r.one("x", "y"))
+		p := &corev1.Pod{ObjectMeta: m, Spec: corev1.PodSpec{NodeName: r.one("a", "b"), HostNetwork: r.IntN(6) == 0},
+			Status: corev1.PodStatus{Phase: corev1.PodPhase(r.one("Running", "Running", "Pending", "Succeeded")), PodIP: r.ip()}}
+		if r.IntN(2) == 0 {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		return p
+	case 4:
+		return &corev1.Service{ObjectMeta: r.meta("web", "db"), Spec: corev1.ServiceSpec{ClusterIP: r.one("10.96.0.1", "10.96.0.2", "None"),
+			Type: corev1.ServiceType(r.one("ClusterIP", "ClusterIP", "ExternalName")), Ports: []corev1.ServicePort{{Name: r.one("a", "b"), Port: 80}}}}
+	case 5, 6:
+		m := r.meta("s1", "s2", "s3")
+		m.Labels[discoveryv1.LabelServiceName] = r.one("web", "db")
+		s := &discoveryv1.EndpointSlice{ObjectMeta: m, AddressType: discoveryv1.AddressTypeIPv4,
+			Ports: []discoveryv1.EndpointPort{{Name: ptr(r.one("a", "b")), Port: ptr(int32(8080 + r.IntN(2)))}}}
+		for range r.IntN(3) {
+			e := discoveryv1.Endpoint{Addresses: []string{r.ip()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(r.IntN(3) > 0)}}
+			if r.IntN(2) == 0 {
+				e.TargetRef = &corev1.ObjectReference{Kind: "Pod", Name: r.one("p1", "p2", "p3")}
+			}
+			s.Endpoints = append(s.Endpoints, e)
+		}
+		return s
+	default:
+		return peerAuthentication(r.one("shop", "other", mesh.DefaultRootNamespace), r.one("x", "y"), modes[r.IntN(len(modes))], r.IntN(3))
+	}
+}
+
+// What a translator told step by step is what a new one tells of the objects that remain: nothing is
+// forgotten, nothing stays behind.
+func TestStepByStepIsAllAtOnce(t *testing.T) {
+	for seed := range uint64(150) {
+		r := random{rand.New(rand.NewPCG(seed, 2))}
+		cfg := Config{Node: "a", Now: func() time.Time { return time.Time{} }}
+		tr, store, local := NewTranslator(cfg), mesh.NewStore(), map[string]LocalPod{}
+		take := func(res Result) {
+			store.Apply(res.Changes...)
+			for _, uid := range res.RemovedPods {
+				delete(local, uid)
+			}
+			for _, p := range res.LocalPods {
+				local[p.UID] = p
+			}
+		}
+		take(tr.Synced())
+		live := map[Key]runtime.Object{}
+		for range 60 {
+			o := r.object()
+			k, err := KeyOf(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ev := Event{Object: o, Deleted: r.IntN(4) == 0}
+			res := tr.Apply([]Event{ev})
+			take(res)
+			switch {
+			case ev.Deleted:
+				delete(live, k)
+			case len(res.Problems) == 0:
+				live[k] = o
+			default:
+				t.Fatalf("seed %d: %v", seed, res.Problems)
+			}
+		}
+		fresh := NewTranslator(cfg)
+		for _, o := range live {
+			fresh.Apply([]Event{{Object: o}})
+		}
+		all := fresh.Synced()
+		want := picture(mesh.NewSnapshot().With(all.Changes...))
+		if got := picture(store.Snapshot()); !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d:\n got %v\nwant %v", seed, got, want)
+		}
+		for _, p := range all.LocalPods {
+			q := local[p.UID]
+			q.Running = p.Running // history differs
+			if !reflect.DeepEqual(p, q) {
+				t.Errorf("seed %d: local pod: got %+v, want %+v", seed, q, p)
+			}
+		}
+		if len(local) != len(all.LocalPods) {
+			t.Errorf("seed %d: got %d local pods, want %d", seed, len(local), len(all.LocalPods))
+		}
+	}
+}
+
+// picture is what a snapshot says, without what depends on the order of things seen.
+func picture(s *mesh.Snapshot) map[string]any {
+	out := map[string]any{"config": *s.Config()}
+	s.Workloads(func(w *mesh.Workload) bool {
+		c := *w
+		if c.Capture == mesh.ReadyBeforeEnrolled {
+			c.Capture = mesh.Pending
+		}
+		out["workload "+c.UID] = c
+		return true
+	})
+	s.Services(func(v *mesh.Service) bool {
+		var eps []string
+		for _, w := range s.Endpoints(v.NamespacedName()) {
+			eps = append(eps, w.UID)
+		}
+		out["service "+v.NamespacedName().String()] = *v
+		out["endpoints "+v.NamespacedName().String()] = len(eps)
+		return true
+	})
+	s.Policies(func(p *mesh.Policy) bool { out["policy "+p.Name.String()] = *p; return true })
+	for i := range 5 {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+		out[fmt.Sprint("address ", a)] = s.WorkloadByAddr(a) != nil
+	}
+	return out
+}
