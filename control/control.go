@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
@@ -69,7 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 		Authority: cfg.Authority, Prover: cfg.Prover, Snapshot: synced(cfg.Objects),
 		Log: cfg.Log.With("part", "ca"), Registerer: reg,
 	})
-	reg.MustRegister(pending(tasks))
+	reg.MustRegister(pending(tasks), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cfg.Objects.Run(ctx) })

@@ -4,7 +4,6 @@ package identity
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -23,26 +22,6 @@ const (
 	// machine is suspended.
 	lookAgain = 30 * time.Second
 )
-
-// priority orders fetches that are due; greater goes first.
-type priority uint8
-
-const (
-	background priority = iota // a valid certificate is renewed
-	warmup                     // there is none, and nobody waits for it yet
-	realTime                   // a connection waits
-)
-
-func (e *entry) priority(now time.Time) priority {
-	switch {
-	case e.waiters > 0:
-		return realTime
-	case e.current.Load().valid(now):
-		return background
-	default:
-		return warmup
-	}
-}
 
 // Run fetches and renews until ctx ends, then erases every key.
 func (s *Store) Run(ctx context.Context) error {
@@ -115,34 +94,6 @@ func (s *Store) dispatch(ctx context.Context, children *sync.WaitGroup) time.Dur
 	return wait
 }
 
-// mostUrgent returns the entry that should be fetched next, or nil when none is due.
-func (s *Store) mostUrgent(now time.Time) *entry {
-	var best *entry
-	for _, e := range s.entries {
-		if e.cancel != nil || e.next.After(now) {
-			continue
-		}
-		if best == nil || e.priority(now) > best.priority(now) ||
-			e.priority(now) == best.priority(now) && e.next.Before(best.next) {
-			best = e
-		}
-	}
-	return best
-}
-
-// hasten lets a connection that begins to wait have its attempt at once and the backoff start afresh, but
-// never sooner than the shortest backoff after the last attempt: a pod that dials in a loop doesn't make us
-// call control in one.
-func (s *Store) hasten(e *entry) {
-	if e.waiters == 0 {
-		e.failures = 0
-	}
-	if soonest := e.last.Add(backoffFirst); e.next.After(soonest) {
-		e.next = soonest
-	}
-	s.poke()
-}
-
 func (s *Store) fetch(ctx context.Context, e *entry) {
 	start := time.Now()
 	c, k, err := s.request(ctx, e)
@@ -203,15 +154,6 @@ func (s *Store) finish(e *entry, c *certificate, k *key, err error) {
 	}
 	close(e.changed)
 	e.changed = make(chan struct{})
-}
-
-// backoff after n failures: doubling, and half of it drawn by lot so that nodes do not come back in step.
-func backoff(n int) time.Duration {
-	d := backoffMax
-	if n < 10 {
-		d = min(backoffFirst<<(n-1), backoffMax)
-	}
-	return d/2 + rand.N(d/2+1)
 }
 
 // eraseRetired erases replaced keys whose time is over and returns how long until the next is.
