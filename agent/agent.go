@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/warren-mesh/warren/agent/debug"
 	"github.com/warren-mesh/warren/mesh"
@@ -150,9 +149,8 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 
 	a.broker.SetExceptions(a.cfg.Exceptions)
 	g, ctx := errgroup.WithContext(ctx)
-	server := grpc.NewServer()
-	wds.NewServer(a.source.Store(), a.cfg.Log, "").Register(server)
-	g.Go(func() error { return serveGRPC(ctx, server, ls.wds) })
+	server := wds.NewServer(a.source.Store(), a.cfg.Log, "")
+	g.Go(func() error { return server.Serve(ctx, ls.wds) })
 	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
 	g.Go(func() error { return a.reconcile(ctx) })
 	return g.Wait()
@@ -188,15 +186,6 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	defer stop()
 	if err := s.Serve(l); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
-	}
-	return nil
-}
-
-func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
-	stop := context.AfterFunc(ctx, s.Stop)
-	defer stop()
-	if err := s.Serve(l); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve WDS on %s: %w", l.Addr(), err)
 	}
 	return nil
 }
