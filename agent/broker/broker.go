@@ -86,8 +86,18 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		cfg.Log.Info("standing by: another broker took over")
 		handed = nil
-		l, err = waitLock(ctx, cfg.RunDir, 100*time.Millisecond)
+		l, err = standBy(ctx, cfg.RunDir)
 	}
+}
+
+// standBy waits for the end of the broker that took over, after the time that one has to take the lock.
+func standBy(ctx context.Context, dir string) (*lock, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(2 * time.Second):
+	}
+	return waitLock(ctx, dir, 100*time.Millisecond)
 }
 
 func closeHanded(handed []handedListener) {
