@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/manifests"
 	"github.com/warren-mesh/warren/mesh/reason"
 	"github.com/warren-mesh/warren/ztunnel/identity"
@@ -278,6 +281,39 @@ func TestTokensAreReadAgain(t *testing.T) {
 	})
 	n.token.Store(&next)
 	eventually(t, "the new one accepted", func() bool { return n.obtain(t, sa("web")) == nil }) // its rate may be used up
+}
+
+// TestPodsFromManifests: the same with the objects as an operator writes them.
+func TestPodsFromManifests(t *testing.T) {
+	r := start(t)
+	r.stop()
+	r.source = manifests.New(r.manifests, kube.Config{ImplicitNamespaces: true}, slog.New(slog.DiscardHandler))
+	pod := func(name, node, mesh string) string {
+		return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: %[1]s, uid: uid-%[1]s, labels: {warren.dev/mesh: %[3]s}}
+spec: {nodeName: %[2]s, serviceAccountName: %[1]s, containers: [{name: c, image: i}]}
+status: {phase: Running, podIP: 10.0.0.%[4]d, podIPs: [{ip: 10.0.0.%[4]d}]}
+---`, name, node, mesh, len(name))
+	}
+	file := filepath.Join(r.manifests, "shop.yaml")
+	write(t, file, pod("web", "a", "enabled")+pod("cache", "b", "enabled")+pod("plain", "a", "disabled"))
+	r.serve(t)
+	eventually(t, "ready", func() bool { return strings.TrimSpace(get(t, r.ready, "/healthz/ready")) == "ready" })
+	n := r.node(t, tokenA)
+	if err := n.obtain(t, sa("web")); err != nil {
+		t.Error(err)
+	}
+	expectRefusal(t, r, n.obtain(t, sa("cache")), codes.PermissionDenied, reason.NotOnNode)
+	expectRefusal(t, r, n.obtain(t, sa("plain")), codes.PermissionDenied, reason.NotOnNode)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "refused once the pod is gone", func() bool {
+		err := n.obtain(t, sa("web"))
+		return err != nil && strings.Contains(err.Error(), reason.NotOnNode.String())
+	})
 }
 
 func TestReadinessAndBundle(t *testing.T) {

@@ -48,6 +48,7 @@ type running struct {
 	log                *logBuffer
 	dir                string
 	stop               func()
+	source             control.Objects
 }
 
 const (
@@ -63,6 +64,7 @@ func start(t *testing.T) *running {
 	}
 	write(t, filepath.Join(r.tokens, "a"), tokenA+"\n")
 	write(t, filepath.Join(r.tokens, "b"), tokenB)
+	r.source = r.objects
 	r.serve(t)
 	return r
 }
@@ -76,7 +78,7 @@ func (r *running) serve(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := control.Config{
-		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.objects,
+		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.source,
 		Bundle: control.DirBundle{Dir: r.manifests}, Log: log,
 	}
 	if r.ca.IsValid() {
