@@ -23,7 +23,7 @@ func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
 		switch {
 		case err == nil:
 			pause = shortest
-			p.work.Go(func() { serve(pd, c) })
+			p.spawn(pd, c, serve)
 			continue
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -36,4 +36,27 @@ func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
 		}
 		pause = min(2*pause, longest)
 	}
+}
+
+// spawn serves c in a goroutine of its own.
+func (p *Proxy) spawn(pd *pod, c *inpod.Conn, serve func(*pod, *inpod.Conn)) {
+	if !p.enter() {
+		_ = c.Reset()
+		return
+	}
+	go func() {
+		defer p.work.Done()
+		serve(pd, c)
+	}()
+}
+
+// enter adds to work, unless the proxy waits for the last of it already.
+func (p *Proxy) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.work.Add(1)
+	return true
 }

@@ -67,7 +67,7 @@ func (p *Proxy) serveTunnel(pd *pod, conn *inpod.Conn) {
 	}
 	cfg := p.cfg.HBONE
 	cfg.Budget = pd.budget
-	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.work.Go(func() { p.serveStream(t, s) }) })
+	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.serveStream(t, s) })
 	pd.mu.Lock()
 	pd.tunnels[t] = struct{}{}
 	leaving := pd.leaving != nil
@@ -114,6 +114,10 @@ func (p *Proxy) failedTunnel(t *tunnel, err error) {
 
 // serveStream carries one connection of a tunnel.
 func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
+	if !p.enter() {
+		return // refused by its tunnel
+	}
+	defer p.work.Done()
 	t.start()
 	req := s.Request()
 	f := facts{

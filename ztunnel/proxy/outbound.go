@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net/netip"
 	"strings"
 
@@ -80,7 +79,7 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	s, err := p.pool.Open(opening, key, req, func(ctx context.Context) (record.Conn, error) {
 		return p.dialTunnel(ctx, c.pod.uid, self, d)
 	})
-	if errors.Is(err, context.DeadlineExceeded) {
+	if err != nil && opening.Err() != nil && c.ctx.Err() == nil {
 		return &endError{reason: reason.ConnectFailure, err: err}
 	}
 	if err != nil {

@@ -96,7 +96,8 @@ type Proxy struct {
 	mu       sync.Mutex
 	pods     map[string]*pod
 	wanted   map[mesh.Identity]int
-	stopping bool
+	stopping bool // no new connections
+	closed   bool // no new work
 }
 
 // New returns a proxy; Run makes it serve.
@@ -157,8 +158,6 @@ func (p *Proxy) drain() {
 	}
 	p.pool.GoAway()
 	p.log.Info("draining", "connections", live, "deadline", p.cfg.Drain)
-	done := make(chan struct{})
-	go func() { p.work.Wait(); close(done) }()
 	deadline := time.NewTimer(p.cfg.Drain)
 	defer deadline.Stop()
 	idle := time.NewTicker(20 * time.Millisecond)
@@ -179,5 +178,8 @@ func (p *Proxy) drain() {
 	for _, pd := range pods {
 		pd.stop(&endError{reason: reason.Drained})
 	}
-	<-done
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.work.Wait()
 }

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+)
+
+// strict refuses whoever has no identity, as the converted PeerAuthentication does.
+func strict(action mesh.Action) *mesh.Policy {
+	return &mesh.Policy{Name: mesh.Name{Namespace: "warren-system", Name: "strict"}, Scope: mesh.ScopeMesh, Action: action, Strict: true,
+		Rules: []mesh.Rule{{Clauses: []mesh.Clause{{Matches: []mesh.Match{{NotPrincipals: []mesh.StringMatch{{Kind: mesh.MatchPresence}}}}}}}}}
+}
+
+func denyAll() *mesh.Policy {
+	return &mesh.Policy{Name: mesh.Name{Namespace: "shop", Name: "nobody"}, Scope: mesh.ScopeNamespace, Action: mesh.Deny, Rules: []mesh.Rule{{}}}
+}
+
+func TestPlaintextInbound(t *testing.T) {
+	m, _, _ := pair(t)
+	seen := make(chan netip.AddrPort, 1)
+	m.serve(serverPort, func(c *net.TCPConn, from netip.AddrPort) {
+		seen <- from
+		_, _ = io.Copy(c, c)
+	})
+	c, err := m.stranger("192.0.2.50", serverPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, c, "plain")
+	if got := <-seen; got.Addr() != netip.MustParseAddr("192.0.2.50") || got.Port() != c.LocalAddr().(*net.TCPAddr).AddrPort().Port() {
+		t.Errorf("the application saw %v", got)
+	}
+	r := m.far.logged(map[string]any{"reason": "INBOUND_PLAINTEXT", "direction": "inbound", "bytes_sent": 5.0, "bytes_recv": 5.0})
+	if r["src.identity"] != nil || r["dst.identity"] != nil {
+		t.Errorf("plaintext is logged with an identity: %v", r)
+	}
+}
+
+func TestStrictRefusesPlaintextOnly(t *testing.T) {
+	m, client, _ := pair(t)
+	m.echo(serverPort)
+	m.store.Apply(mesh.PutPolicy{Policy: strict(mesh.Deny)})
+	c, err := m.stranger("192.0.2.50", serverPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantReset(t, "stranger", c)
+	m.far.logged(map[string]any{"reason": "STRICT_MTLS", "policy": "warren-system/strict"})
+	if n := m.far.metrics.Reason(metrics.Destination, reason.StrictMTLS); n != 1 {
+		t.Errorf("STRICT_MTLS counted %d times", n)
+	}
+	roundTrip(t, client.dial(serverPort), "by mTLS")
+}
+
+func TestPolicyRefusesTunnel(t *testing.T) {
+	m, client, _ := pair(t)
+	touched := make(chan bool, 1)
+	m.serve(serverPort, func(*net.TCPConn, netip.AddrPort) { touched <- true })
+	m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
+	wantReset(t, "client", client.dial(serverPort))
+	m.near.logged(map[string]any{"reason": "PEER_REFUSED", "error": "connect refused: http status 401"})
+	m.far.logged(map[string]any{"reason": "POLICY_DENY", "policy": "shop/nobody", "src.identity": "spiffe://cluster.local/ns/shop/sa/client"})
+	select {
+	case <-touched:
+		t.Error("the application got a connection that policy refuses")
+	default:
+	}
+}
+
+func TestUnknownPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		arrives bool
+	}{{"arrives", true}, {"stays away", false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			ref := mesh.Name{Namespace: "shop", Name: "later"}
+			m := newMesh(t)
+			client := m.pod(m.near, "client", clientAddr)
+			m.pod(m.far, "web", serverAddr, func(w *mesh.Workload) { w.Policies = []mesh.Name{ref} })
+			m.echo(serverPort)
+			c := client.dial(serverPort)
+			if !tt.arrives {
+				wantReset(t, "client", c)
+				m.far.logged(map[string]any{"reason": "POLICY_UNKNOWN", "policy": "shop/later"})
+				return
+			}
+			eventually(t, "the stream", func() bool { return m.far.proxy.find("uid-web").count() == 1 })
+			m.store.Apply(mesh.PutPolicy{Policy: &mesh.Policy{Name: ref, Scope: mesh.ScopeWorkload, Action: mesh.Deny}})
+			roundTrip(t, c, "waited")
+		})
+	}
+}
+
+func TestPolicyChangeEndsLiveConnections(t *testing.T) {
+	m, client, _ := pair(t)
+	m.echo(serverPort)
+	byTunnel := client.dial(serverPort)
+	plain, err := m.stranger("192.0.2.50", serverPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*net.TCPConn{byTunnel, plain} {
+		_, _ = io.WriteString(c, "x")
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.store.Apply(mesh.PutPolicy{Policy: strict(mesh.Deny)})
+	wantReset(t, "plaintext under STRICT", plain)
+	m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "warren-system/strict"})
+	_, _ = io.WriteString(byTunnel, "y")
+	if _, err := io.ReadFull(byTunnel, make([]byte, 1)); err != nil {
+		t.Fatalf("STRICT ended a connection by mTLS: %v", err)
+	}
+	m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
+	wantReset(t, "tunnelled under DENY", byTunnel)
+	m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "shop/nobody"})
+}
+
+func TestPlaintextFromMesh(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
+		m, _, _ := pair(t)
+		m.echo(serverPort)
+		c, err := m.stranger(clientAddr, serverPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantReset(t, "plaintext from a captured pod", c)
+		m.far.logged(map[string]any{"reason": "PLAINTEXT_FROM_MESH"})
+	})
+	t.Run("held until the source left the mesh", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.echo(serverPort)
+		c, err := m.stranger(clientAddr, serverPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the connection", func() bool { return m.far.proxy.find("uid-web").count() == 1 })
+		left := *client.workload
+		left.Capture = mesh.Outside
+		m.store.Apply(mesh.PutWorkload{Workload: &left})
+		roundTrip(t, c, "direct now")
+	})
+	t.Run("from before its capture", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.echo(serverPort)
+		w := *client.workload
+		w.CapturedRunning, w.CapturedAt = true, time.Now()
+		m.store.Apply(mesh.PutWorkload{Workload: &w})
+		c, err := m.stranger(clientAddr, serverPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, c, "early")
+	})
+	t.Run("STRICT refuses at once", func(t *testing.T) {
+		m, _, _ := pair(t, func(c *Config) { c.needWait = time.Hour })
+		m.echo(serverPort)
+		m.store.Apply(mesh.PutPolicy{Policy: strict(mesh.Deny)})
+		c, err := m.stranger(clientAddr, serverPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantReset(t, "plaintext", c)
+		m.far.logged(map[string]any{"reason": "STRICT_MTLS"})
+	})
+}
+
+func TestPassthroughOutbound(t *testing.T) {
+	m, client, _ := pair(t)
+	m.store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: "c//Pod/shop/legacy", Namespace: "shop", Name: "legacy", Ready: true,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.9")}}})
+	for _, tt := range []struct{ dst, reason string }{
+		{"192.0.2.1:443", "PASSTHROUGH_OUTSIDE_CLUSTER"},
+		{"10.1.0.9:80", "PASSTHROUGH_NOT_ENROLLED"},
+	} {
+		m.echo(tt.dst)
+		roundTrip(t, client.dial(tt.dst), "out")
+		r := m.near.logged(map[string]any{"reason": tt.reason, "dst.addr": tt.dst, "bytes_sent": 3.0, "bytes_recv": 3.0})
+		if r["src.identity"] != nil || r["dst.hbone_addr"] != nil {
+			t.Errorf("%s: plaintext is logged like a tunnel: %v", tt.dst, r)
+		}
+	}
+	wantReset(t, "nobody there", client.dial("192.0.2.1:444"))
+	m.near.logged(map[string]any{"reason": "CONNECT_FAILURE"})
+}
+
+func TestWaits(t *testing.T) {
+	t.Run("an unknown address of the cluster", func(t *testing.T) {
+		m, client, _ := pair(t)
+		wantReset(t, "client", client.dial("10.1.0.77:80"))
+		m.near.logged(map[string]any{"reason": "DESTINATION_UNKNOWN"})
+	})
+	t.Run("a destination that is not captured", func(t *testing.T) {
+		m, client, server := pair(t)
+		w := *server.workload
+		w.Capture = mesh.Pending
+		m.store.Apply(mesh.PutWorkload{Workload: &w})
+		m.echo(serverPort)
+		wantReset(t, "client", client.dial(serverPort))
+		m.near.logged(map[string]any{"reason": "DESTINATION_NOT_CAPTURED"})
+		c := client.dial(serverPort)
+		eventually(t, "the connection", func() bool { return m.near.proxy.find(client.uid).count() == 1 })
+		m.store.Apply(mesh.PutWorkload{Workload: server.workload})
+		roundTrip(t, c, "captured at last")
+		m.near.logged(map[string]any{"reason": "TUNNEL"})
+	})
+	t.Run("a source that is not known", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.echo(serverPort)
+		m.store.Apply(mesh.DeleteWorkload{UID: client.workload.UID})
+		wantReset(t, "client", client.dial(serverPort))
+		m.near.logged(map[string]any{"reason": "SOURCE_UNKNOWN"})
+		c := client.dial(serverPort)
+		eventually(t, "the connection", func() bool { return m.near.proxy.find(client.uid).count() == 1 })
+		m.store.Apply(mesh.PutWorkload{Workload: client.workload})
+		roundTrip(t, c, "known at last")
+	})
+}
