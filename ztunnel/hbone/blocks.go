@@ -2,6 +2,12 @@
 
 package hbone
 
+import (
+	"errors"
+
+	"golang.org/x/net/http2/hpack"
+)
+
 // onHeaders takes a HEADERS frame; the block may go on in CONTINUATION frames.
 func (r *reader) onHeaders(h frameHeader, b []byte) error {
 	if h.stream == 0 {
@@ -40,7 +46,9 @@ func (r *reader) fragment(h frameHeader, b []byte) error {
 	if r.blockSize += len(b); r.blockSize > r.conn.config.HeaderLimit {
 		return connError(CodeEnhanceYourCalm, "header block of more than %d bytes", r.conn.config.HeaderLimit)
 	}
-	if _, err := r.decoder.Write(b); err != nil {
+	if _, err := r.decoder.Write(b); errors.Is(err, hpack.ErrStringLength) {
+		return connError(CodeEnhanceYourCalm, "header field of more than %d bytes", r.conn.config.HeaderLimit)
+	} else if err != nil {
 		return connError(CodeCompression, "header block: %v", err)
 	}
 	if !h.has(flagEndHeaders) {

@@ -166,3 +166,6 @@ func echo(s *Stream) {
 }
 
 type readerOnly struct{ io.Reader }
+type writerOnly struct{ io.Writer }
+
+var noTime time.Time

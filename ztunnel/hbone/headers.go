@@ -2,11 +2,7 @@
 
 package hbone
 
-import (
-	"strings"
-
-	"golang.org/x/net/http2/hpack"
-)
+import "golang.org/x/net/http2/hpack"
 
 // maxContinuations bounds the frames of one header block.
 const maxContinuations = 32
@@ -126,9 +122,12 @@ func validName(name string) bool {
 	return true
 }
 
+// validValue: RFC 9110 section 5.5, no control characters and no blanks around.
 func validValue(v string) bool {
-	if strings.ContainsAny(v, "\x00\r\n") {
-		return false
+	for i := range len(v) {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
 	}
 	return v == "" || !blank(v[0]) && !blank(v[len(v)-1])
 }

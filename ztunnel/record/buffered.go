@@ -260,3 +260,11 @@ func (s *socket) startGathering() {
 
 // farewell bounds how long a closing connection waits for room for its close_notify.
 const farewell = 50 * time.Millisecond
+
+// Underlying is the connection that Buffered wrapped, or else the one c itself runs on.
+func Underlying(c interface{ NetConn() net.Conn }) net.Conn {
+	if s, ok := c.NetConn().(*socket); ok {
+		return s.Conn
+	}
+	return c.NetConn()
+}

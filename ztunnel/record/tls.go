@@ -117,8 +117,8 @@ func (o *overTLS) Close() error {
 			_ = below.SetDeadline(time.Now().Add(farewell))
 			_ = o.tls.CloseWrite()
 		} else if o.sock.tryBegin() {
+			_ = o.tls.CloseWrite() // leaves a write deadline in the past
 			_ = below.SetDeadline(time.Now().Add(farewell))
-			_ = o.tls.CloseWrite()
 			_ = o.sock.flush()
 		}
 		err = below.Close()
