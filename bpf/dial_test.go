@@ -24,7 +24,7 @@ func dial(fd int, dst netip.AddrPort, limit time.Duration) error {
 	if err := unix.Connect(fd, sockaddr(family, dst)); !errors.Is(err, unix.EINPROGRESS) {
 		return err
 	}
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(limit.Milliseconds()))
+	n, err := poll(fd, limit)
 	if err != nil {
 		return err
 	}
@@ -69,4 +69,15 @@ func at(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a,
 // map4 is the address as an AF_INET6 socket is told it.
 func map4(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
+}
+
+// poll waits until the socket can be written to, through Go's own signals.
+func poll(fd int, limit time.Duration) (n int, err error) {
+	for end := time.Now().Add(limit); ; {
+		left := max(time.Until(end), 0)
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(left.Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }

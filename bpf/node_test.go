@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	vishns "github.com/vishvananda/netns"
@@ -101,6 +102,10 @@ func (n *node) newPod() *pod {
 	must(t, h.LinkSetUp(veth))
 	p.ifindex = veth.Attrs().Index
 	addAddr(t, ph, must1(ph.LinkByName("eth0"))(t), netip.PrefixFrom(p.ip4, 24), netip.PrefixFrom(p.ip6, 64))
+	// The kernel's link watcher acts late when links come in bursts; until then frames are lost.
+	waitUp(t, h, name)
+	waitUp(t, ph, "eth0")
+	waitUp(t, h, "br0")
 	for _, gw := range []netip.Addr{bridge4.Addr(), bridge6.Addr()} {
 		must(t, ph.RouteAdd(&netlink.Route{Gw: net.IP(gw.AsSlice())}))
 	}
@@ -234,6 +239,13 @@ func addAddr(t *testing.T, h *netlink.Handle, l netlink.Link, prefixes ...netip.
 			Flags: unix.IFA_F_NODAD,
 		}))
 	}
+}
+
+func waitUp(t *testing.T, h *netlink.Handle, name string) {
+	t.Helper()
+	testutil.Eventually(t, 5*time.Second, name+" is not up", func() bool {
+		return must1(h.LinkByName(name))(t).Attrs().OperState == netlink.OperUp
+	})
 }
 
 // cgroup2Root finds the mount in /proc/mounts.

@@ -16,6 +16,9 @@ const (
 	flagRST, flagACK     = 0x04, 0x10
 )
 
+// marker is the sequence and acknowledgement number of every TCP header made here.
+const marker = "WRWR"
+
 // ether puts an Ethernet header, with any VLAN tags, before a packet.
 func ether(proto uint16, packet []byte, tags ...uint16) []byte {
 	b := make([]byte, 12, 64+len(packet))
@@ -32,7 +35,8 @@ func tcpHeader(src, dst netip.AddrPort, flags byte) []byte {
 	b := make([]byte, 20)
 	binary.BigEndian.PutUint16(b, src.Port())
 	binary.BigEndian.PutUint16(b[2:], dst.Port())
-	binary.BigEndian.PutUint32(b[4:], 1)
+	copy(b[4:], marker)
+	copy(b[8:], marker)
 	b[12], b[13] = 5<<4, flags
 	binary.BigEndian.PutUint16(b[14:], 65535)
 	pseudo := append(src.Addr().AsSlice(), dst.Addr().AsSlice()...)
