@@ -2,12 +2,7 @@
 
 package kube
 
-import (
-	"errors"
-
-	utilerrors "k8s.io/apimachinery/pkg/util/errors"
-	"k8s.io/apimachinery/pkg/util/validation/field"
-)
+import "k8s.io/apimachinery/pkg/util/validation/field"
 
 // Problem says what is wrong with an object, and where. Unless it is Partial, the object was refused and
 // the last good one stays in force until it is corrected or deleted.
@@ -45,16 +40,4 @@ func problems(k Key, source string, errs field.ErrorList, partial bool) []Proble
 		out = append(out, Problem{Object: k.String(), Source: source, Field: e.Field, Err: e, Partial: partial})
 	}
 	return out
-}
-
-// Join makes one error of several problems, or nil.
-func Join(ps []Problem) error {
-	errs := make([]error, len(ps))
-	for i, p := range ps {
-		errs[i] = p
-	}
-	if err := utilerrors.NewAggregate(errs); err != nil {
-		return errors.New(err.Error())
-	}
-	return nil
 }

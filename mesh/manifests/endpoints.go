@@ -4,7 +4,6 @@ package manifests
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,10 +47,16 @@ func derivedSlices(objects map[kube.Key]runtime.Object) map[kube.Key]*discoveryv
 	return out
 }
 
-// slicesOf makes one slice per address family and set of resolved ports.
+// maxEndpoints is how many endpoints a slice holds, as in Kubernetes by default. It bounds what is looked at
+// again when one endpoint changes.
+const maxEndpoints = 100
+
+// slicesOf makes slices for each address family and set of resolved ports.
 func slicesOf(svc *corev1.Service, pods []*corev1.Pod) []*discoveryv1.EndpointSlice {
 	selector := labels.SelectorFromSet(svc.Spec.Selector)
-	made := map[string]*discoveryv1.EndpointSlice{}
+	made := map[string]*discoveryv1.EndpointSlice{} // the one being filled, by family and ports
+	count := map[discoveryv1.AddressType]int{}
+	var out []*discoveryv1.EndpointSlice
 	for _, pod := range pods {
 		if !selector.Matches(labels.Set(pod.Labels)) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
@@ -67,18 +72,15 @@ func slicesOf(svc *corev1.Service, pods []*corev1.Pod) []*discoveryv1.EndpointSl
 			}
 			id := string(family) + portsID(ports)
 			s := made[id]
-			if s == nil {
+			if s == nil || len(s.Endpoints) == maxEndpoints {
 				s = newSlice(svc, family, ports)
 				made[id] = s
+				out = append(out, s)
+				count[family]++
+				s.Name = fmt.Sprintf("%s-derived-%s-%d", svc.Name, strings.ToLower(string(family)), count[family])
 			}
 			s.Endpoints = append(s.Endpoints, endpointOf(svc, pod, addr))
 		}
-	}
-	out := make([]*discoveryv1.EndpointSlice, 0, len(made))
-	for i, id := range slices.Sorted(maps.Keys(made)) {
-		s := made[id]
-		s.Name = fmt.Sprintf("%s-derived-%s-%d", svc.Name, strings.ToLower(string(s.AddressType)), i)
-		out = append(out, s)
 	}
 	return out
 }

@@ -43,9 +43,10 @@ func (m *merge) step(t *kube.Translator, files map[string]*file, captures map[st
 	wanted, problems := choose(files)
 	events := m.events(wanted, capturesByPod(captures))
 	r := t.Apply(events)
-	m.note(t, events)
-	derived := t.Apply(m.derive())
-	r.Changes = append(r.Changes, derived.Changes...)
+	if len(events) > 0 {
+		m.note(t, events)
+		r.Changes = append(r.Changes, t.Apply(m.derive()).Changes...)
+	}
 	if first {
 		r = t.Synced()
 	}

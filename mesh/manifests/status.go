@@ -52,8 +52,9 @@ func capturePath(dir string, pod mesh.Name) string {
 	return filepath.Join(dir, StatusDir, podsDir, pod.Namespace, pod.Name+".json")
 }
 
+// isCapture reports whether a path lies below status/pods.
 func isCapture(dir, path string) bool {
-	return strings.HasPrefix(path, filepath.Join(dir, StatusDir)+string(filepath.Separator))
+	return strings.HasPrefix(path, filepath.Join(dir, StatusDir, podsDir)+string(filepath.Separator))
 }
 
 func loadCapture(dir, path string) (capture, error) {

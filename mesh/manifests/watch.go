@@ -100,6 +100,13 @@ func isManifest(path string) bool {
 	return false
 }
 
+// foreign reports whether a path below status/ is no capture file, nor a directory on the way to one.
+func foreign(root, path string) bool {
+	status := filepath.Join(root, StatusDir)
+	return strings.HasPrefix(path, status+string(filepath.Separator)) &&
+		path != filepath.Join(status, podsDir) && !isCapture(root, path)
+}
+
 // stat tells whether a file may have changed.
 type stat struct {
 	size          int64
@@ -126,7 +133,7 @@ func walk(root string, watch func(dir string) error) (map[string]stat, error) {
 			return nil
 		case err != nil:
 			return err
-		case path != root && ignored(path), path == filepath.Join(root, StatusDir, conditionsDir):
+		case path != root && (ignored(path) || foreign(root, path)):
 			if d.IsDir() {
 				return fs.SkipDir
 			}
