@@ -46,13 +46,16 @@ func run(args []string) (err error) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	authority.Log = log
+	objects := manifests.New(*dir, kube.Config{
+		TrustDomain: authority.TrustDomain, ExcludedNamespaces: strings.Split(*excluded, ","), ImplicitNamespaces: true,
+	}, log)
+	// Of all who read the directory one tells its authors what was refused.
+	objects.PublishConditions(&manifests.Publisher{Dir: *dir})
 	cfg := control.Config{
-		Prover: ca.NewTokenDir(*tokens, log),
-		Objects: manifests.New(*dir, kube.Config{
-			TrustDomain: authority.TrustDomain, ExcludedNamespaces: strings.Split(*excluded, ","), ImplicitNamespaces: true,
-		}, log),
-		Bundle: control.DirBundle{Dir: *dir},
-		Log:    log,
+		Prover:  ca.NewTokenDir(*tokens, log),
+		Objects: objects,
+		Bundle:  control.DirBundle{Dir: *dir},
+		Log:     log,
 	}
 	if cfg.Authority, err = ca.Open(authority); err != nil {
 		return err
