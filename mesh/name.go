@@ -27,3 +27,16 @@ func ParseName(s string) (Name, error) {
 	}
 	return Name{Namespace: ns, Name: name}, nil
 }
+
+// MarshalText writes "namespace/name".
+func (n Name) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
+
+// UnmarshalText reads "namespace/name".
+func (n *Name) UnmarshalText(b []byte) error {
+	v, err := ParseName(string(b))
+	if err != nil {
+		return err
+	}
+	*n = v
+	return nil
+}

@@ -40,7 +40,7 @@ type Broker interface {
 	Run(context.Context) error
 }
 
-// Config of a ztunnel. Broker, the listeners and Log are required: they exist before the process seals itself.
+// Config of a ztunnel. Broker, the listeners, the logs and Level are required: they exist before the process seals itself.
 type Config struct {
 	Node        string
 	TrustDomain string // default mesh.DefaultTrustDomain
@@ -56,6 +56,8 @@ type Config struct {
 	Log                   *slog.Logger
 	// Level is what Log obeys; the admin page changes it.
 	Level *slog.LevelVar
+	// Sealed: the process may open no file, /proc included, once Run runs.
+	Sealed bool
 	// Settings are shown by the admin page.
 	Settings map[string]string
 	Version  string
@@ -87,7 +89,10 @@ func New(cfg Config) (*ZTunnel, error) {
 	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)
 	cfg.Drain = cmp.Or(cfg.Drain, 25*time.Second)
 	z := &ZTunnel{cfg: cfg, store: mesh.NewStore(), ready: ready.New(taskObjects, taskPods, taskRoots), registry: prometheus.NewRegistry()}
-	z.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	z.registry.MustRegister(collectors.NewGoCollector())
+	if !cfg.Sealed { // it reads /proc
+		z.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
 	read := func(name string) func(context.Context) ([]byte, error) {
 		return func(ctx context.Context) ([]byte, error) { return cfg.Broker.ReadFile(ctx, name) }
 	}
@@ -173,6 +178,7 @@ func (z *ZTunnel) pages() http.Handler {
 	return admin.Handler(admin.Sources{
 		Node: z.cfg.Node, Version: z.cfg.Version, Settings: z.cfg.Settings, Snapshot: z.store.Snapshot,
 		Certificates: z.ids.Certificates, Pods: z.proxy.Pods, Level: z.cfg.Level, DefaultLevel: z.cfg.Level.Level(),
+		Sealed: z.cfg.Sealed,
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -30,6 +32,8 @@ type Sources struct {
 	Level        *slog.LevelVar
 	// DefaultLevel is what "reset" returns to.
 	DefaultLevel slog.Level
+	// Sealed: profiles come as text only, for the binary form reads /proc.
+	Sealed bool
 }
 
 type page struct {
@@ -43,15 +47,12 @@ func Handler(s Sources) http.Handler {
 		{"/config_dump", "what this ztunnel knows, in ambient's JSON", s.configDump},
 		{"/debug/connections", "live connections, by pod", s.connections},
 		{"/logging", "POST ?level=debug|info|warn|error|reset; GET shows the level", s.logging},
-		{"/debug/pprof/", "Go profiles", pprof.Index},
+		{"/debug/pprof/", "Go profiles", s.profiles},
 	}
 	mux := http.NewServeMux()
 	for _, p := range pages {
 		mux.HandleFunc(p.Path, p.handler)
 	}
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_ = index.Execute(w, struct {
@@ -66,6 +67,34 @@ var index = template.Must(template.New("index").Parse(`<!doctype html><meta char
 <h1>warren-ztunnel on {{.Node}}</h1><p>version {{.Version}}</p>
 <table>{{range .Pages}}<tr><td><a href="{{.Path}}">{{.Path}}</a></td><td>{{.Text}}</td></tr>{{end}}</table>
 `))
+
+// profiles serves /debug/pprof/. A sealed process would be killed for reading its own mappings, which every
+// profile in binary form does.
+func (s Sources) profiles(w http.ResponseWriter, r *http.Request) {
+	name := strings.TrimPrefix(r.URL.Path, "/debug/pprof/")
+	switch {
+	case name == "profile" && s.Sealed, name == "trace" && s.Sealed:
+		http.Error(w, "not available while sealed (start with --seal=false)", http.StatusNotImplemented)
+	case name == "profile":
+		pprof.Profile(w, r)
+	case name == "trace":
+		pprof.Trace(w, r)
+	case name == "symbol":
+		pprof.Symbol(w, r)
+	case name == "cmdline":
+		pprof.Cmdline(w, r)
+	case name == "":
+		pprof.Index(w, r)
+	default:
+		if debug, _ := strconv.Atoi(r.FormValue("debug")); s.Sealed && (debug <= 0 || r.Form.Has("seconds")) {
+			q := r.URL.Query()
+			q.Set("debug", "1")
+			q.Del("seconds")
+			r.URL.RawQuery, r.Form = q.Encode(), nil
+		}
+		pprof.Index(w, r)
+	}
+}
 
 func (s Sources) logging(w http.ResponseWriter, r *http.Request) {
 	switch level := r.FormValue("level"); {
