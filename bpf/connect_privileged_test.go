@@ -4,7 +4,6 @@ package bpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
 	"testing"
