@@ -215,9 +215,16 @@ func (b *Broker) detach(c *broker.Conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.links, c)
-	if b.current == c {
-		b.setCurrent(nil)
+	if b.current != c {
+		return
 	}
+	// Another broker may have connected before this one and still be there: of two that connect at once, either may
+	// come second here.
+	for other := range b.links {
+		b.setCurrent(other)
+		return
+	}
+	b.setCurrent(nil)
 }
 
 func (b *Broker) shrinkPools(ctx context.Context) {
