@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/tests/testutil"
+)
+
+// TestUnenrol takes a namespace out of the mesh: new connections go direct at once, the tunnelled one lives to its end,
+// and after that nothing of the mesh is left at the pods.
+func TestUnenrol(t *testing.T) {
+	testutil.Privileged(t)
+	s := newSpine(t, Options{})
+	pins := map[string]int{}
+	for _, n := range s.Nodes() {
+		pins[n.Name] = len(n.Pins())
+	}
+	old := openEcho(t, s.client, "tcp4", "far:80")
+	s.Unenrol("app")
+	for _, p := range []*Pod{s.client, s.near, s.far} {
+		s.WaitCaptured(p, "")
+	}
+	wire := s.Capture()
+	if _, _, err := talk(t, s.client, "tcp4", "far:80", "plain-now"); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+	wire.Stop()
+	if found := wire.Contains([]byte("plain-now")); len(found) == 0 {
+		t.Errorf("the new connection was not direct: %v", wire.Flows())
+	}
+	if err := ping(old, "still tunnelled"); err != nil {
+		t.Errorf("the old connection: %v", err)
+	}
+	if err := old.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if err := ending(old, 5*time.Second); err != nil {
+		t.Errorf("the old connection ended with %v, want EOF", err)
+	}
+	old.Close()
+	for _, n := range s.Nodes() {
+		testutil.Eventually(t, 30*time.Second, "the pods' kernel objects are gone from node "+n.Name, func() bool {
+			left := n.Pins()
+			for path := range left {
+				if strings.Contains(path, "/pods/") {
+					return false
+				}
+			}
+			return len(left) < pins[n.Name]
+		})
+	}
+	// And back again.
+	s.Enrol("app")
+	for _, p := range []*Pod{s.client, s.near, s.far} {
+		s.WaitCaptured(p, "true")
+	}
+	if _, _, err := talk(t, s.client, "tcp6", "far:80", "x"); err != nil {
+		t.Errorf("enrolled again: %v", err)
+	}
+}
+
+// TestEnrolRunning enrols pods that run and talk already: the established connection is left alone, new ones are tunnelled.
+func TestEnrolRunning(t *testing.T) {
+	testutil.Privileged(t)
+	m := New(t, Options{})
+	client := m.Node("a").Pod("client", In("app"), ServiceAccount("client"))
+	server := m.Node("b").Pod("server", In("app"), ServiceAccount("server"))
+	echo(t, server, ":8080")
+	m.Up()
+	address := server.Addr("tcp4", 8080).String()
+	old := openEcho(t, client, "tcp4", address)
+	defer old.Close()
+	m.Enrol("app")
+	m.WaitCaptured(client, "true")
+	m.WaitCaptured(server, "true")
+	if err := ping(old, "established before"); err != nil {
+		t.Errorf("the connection from before: %v", err)
+	}
+	wire := m.Capture()
+	if _, _, err := talk(t, client, "tcp4", address, "marker"); err != nil {
+		t.Fatal(err)
+	}
+	wire.Stop()
+	if found := wire.Contains([]byte("marker")); len(found) > 0 {
+		t.Errorf("plaintext on the wire: %v", found)
+	}
+}
+
+// TestNewPods starts pods in an enrolled namespace while the mesh runs, and deletes them: what they had in the kernel goes.
+func TestNewPods(t *testing.T) {
+	testutil.Privileged(t)
+	s := newSpine(t, Options{})
+	before := len(s.Node("b").Pins())
+	late := s.Node("b").Pod("late", In("app"), ServiceAccount("late"))
+	echo(t, late, ":8080")
+	s.WaitCaptured(late, "true")
+	for _, network := range []string{"tcp4", "tcp6"} {
+		if _, _, err := talk(t, s.client, network, late.Addr(network, 8080).String(), "x"); err != nil {
+			t.Error(err)
+		}
+	}
+	late.Delete()
+	testutil.Eventually(t, 10*time.Second, "the deleted pod's kernel objects are gone", func() bool {
+		return len(s.Node("b").Pins()) == before
+	})
+	if body, _, err := s.Node("b").System.Agent.Pod.Get("http://localhost:15000/debug/pods"); err != nil || strings.Contains(body, "late") {
+		t.Errorf("the agent still speaks of it: %v\n%s", err, body)
+	}
+}
