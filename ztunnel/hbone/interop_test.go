@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 the oracle is x/net's HTTP/2 itself, not what wraps it
+
 package hbone
 
 import (

@@ -2,6 +2,8 @@
 
 package hbone
 
+import "sync"
+
 // Connections is how many connections the pool holds.
 func (p *Pool) Connections() int {
 	n, _ := p.count()
@@ -51,9 +53,11 @@ func (p *Pool) GoAway() {
 }
 
 func (p *Pool) closeWhere(match func(Key) bool) {
+	var all sync.WaitGroup
 	for _, c := range p.remove(match, true) {
-		_ = c.Close()
+		all.Go(func() { _ = c.Close() }) // each may take a moment to say why
 	}
+	all.Wait()
 }
 
 // remove takes entries out of the pool; dials under way count as failed if asked.

@@ -63,7 +63,7 @@ type ServerStream struct {
 // Request is what the client asked for. The authority is as it came: not empty, otherwise unchecked.
 func (ss *ServerStream) Request() Request { return ss.request }
 
-// Done reports whether the request was withdrawn, or its connection lost.
+// Withdrawn reports whether the request was withdrawn, or its connection lost.
 func (ss *ServerStream) Withdrawn() bool {
 	c := ss.stream.conn
 	c.mu.Lock()
@@ -90,6 +90,15 @@ func (ss *ServerStream) Refuse(status int) error {
 var errAnswered = errors.New("already answered")
 
 func (ss *ServerStream) answer(status int, h Header, last bool) error {
+	if err := ss.append(status, h, last); err != nil {
+		return err
+	}
+	ss.stream.conn.flush()
+	return nil
+}
+
+// append leaves an answer pending.
+func (ss *ServerStream) append(status int, h Header, last bool) error {
 	s := ss.stream
 	c := s.conn
 	c.mu.Lock()
@@ -116,29 +125,30 @@ func (ss *ServerStream) answer(status int, h Header, last bool) error {
 		// The answer is complete; the client need not send the rest (RFC 9113 section 8.1).
 		c.reset(s, &ResetError{Code: CodeNo, Local: true})
 	}
-	c.flush()
 	return nil
 }
 
 // serve starts the handler of a request, in the reader.
 func (r *reader) serve(b *headerBlock) {
 	c := r.conn
+	ss := &ServerStream{request: Request{Authority: b.pseudo[":authority"], Header: b.header}}
+	connect := b.pseudo[":method"] == "CONNECT" && ss.request.Authority != "" && b.only(":method", ":authority")
 	c.mu.Lock()
 	s := c.newStream(r.blockID)
-	s.header = b.header
-	c.handlers++
+	ss.stream, s.header = s, b.header
+	if connect {
+		c.handlers++
+	}
 	c.mu.Unlock()
-	ss := &ServerStream{stream: s, request: Request{Authority: b.pseudo[":authority"], Header: b.header}}
-	connect := b.pseudo[":method"] == "CONNECT" && ss.request.Authority != "" && b.only(":method", ":authority")
 	if r.blockEnd {
 		s.arriveEnd()
 	}
+	if !connect {
+		_ = ss.append(400, Header{}, true)
+		return
+	}
 	go func() {
-		if connect {
-			c.handler(ss)
-		} else {
-			_ = ss.Refuse(400)
-		}
+		c.handler(ss)
 		if !s.answered.Load() {
 			_ = ss.Refuse(503)
 		}

@@ -259,7 +259,7 @@ func (s *socket) startGathering() {
 }
 
 // farewell bounds how long a closing connection waits for room for its close_notify.
-const farewell = 50 * time.Millisecond
+const farewell = 250 * time.Millisecond
 
 // Underlying is the connection that Buffered wrapped, or else the one c itself runs on.
 func Underlying(c interface{ NetConn() net.Conn }) net.Conn {
