@@ -115,7 +115,8 @@ func TestLinkLocalPasses(t *testing.T) {
 	p := n.newPod().capture()
 	for _, dst := range []string{"169.254.169.254", "::ffff:169.254.169.254", "fe80::1%1"} {
 		before := n.stat(reason.Excepted)
-		p.dial(at(netip.MustParseAddr(dst).WithZone(""), 80))
+		a := netip.MustParseAddr(dst).WithZone("")
+		dial(p.socket(familyOf(a), unix.SOCK_STREAM, 0), at(a, 80), 0) // nobody is there
 		if n.stat(reason.Excepted) == before {
 			t.Errorf("%s is not counted as excepted", dst)
 		}

@@ -53,8 +53,12 @@ func (p *pod) dial(dst netip.AddrPort) (fd int, err error) {
 	return fd, dial(fd, dst, answerTime)
 }
 
-// answerTime is ample for an answer on this machine, and what a test waits for one that must not come.
-const answerTime = 300 * time.Millisecond
+const (
+	// answerTime is ample for an answer, even if the first neighbour solicitation is lost.
+	answerTime = 3 * time.Second
+	// silence is how long a test waits for an answer that must not come.
+	silence = 300 * time.Millisecond
+)
 
 // broker makes a socket as the broker does: AF_INET6 for both families, marked.
 func (p *pod) broker(family int) int {

@@ -134,7 +134,7 @@ func TestGuardStopsForeignSockets(t *testing.T) {
 	fd := p.socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	enterCgroup(t, n.cgroup)
 	must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, 0x539))
-	if err := dial(fd, at(peer.ip4, 80), answerTime); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := dial(fd, at(peer.ip4, 80), silence); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("dial: %v, want no answer", err)
 	}
 	noConnection(t, far)

@@ -47,7 +47,8 @@ func newNode(t *testing.T) *node {
 	testutil.Privileged(t)
 	n := &node{t: t, host: newNetns(t), cgroup: newCgroup(t), bpffs: newBPFFS(t)}
 	h := n.host.netlink(t)
-	must(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
+	snoop := false // it would lose neighbour solicitations while it learns
+	must(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}, MulticastSnooping: &snoop}))
 	br := must1(h.LinkByName("br0"))(t)
 	addAddr(t, h, br, bridge4, bridge6)
 	n.d = n.load()
