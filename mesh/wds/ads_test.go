@@ -5,6 +5,7 @@ package wds
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -141,6 +142,31 @@ func TestSlowClientIsSentEachObjectOnce(t *testing.T) {
 			c.ack(first)
 			c.ack(c.want("istio.workload.Address +[c//Pod/ns/p0] -[c//Pod/ns/p1 c//Pod/ns/p2]"))
 		})
+	}
+}
+
+// sendCounter is the server's side of a client that never answers.
+type sendCounter struct {
+	adsStream
+	sent int
+}
+
+func (c *sendCounter) Send(*discovery.DeltaDiscoveryResponse) error { c.sent++; return nil }
+
+func TestNothingIsSentBeforeTheLastRoundIsAnswered(t *testing.T) {
+	store, out := mesh.NewStore(), &sendCounter{}
+	s := NewServer(store, slog.New(slog.DiscardHandler), "")
+	st := newStream(s.log)
+	for i, typeURL := range []string{TypeAddress, TypeAuthorization} {
+		s.request(st, &discovery.DeltaDiscoveryRequest{TypeUrl: typeURL})
+		store.Apply(mesh.PutWorkload{Workload: testWorkload(i)})
+		if _, timeout, err := s.push(out, st); err != nil || timeout == nil || out.sent != 1 {
+			t.Fatalf("after subscription %d: %d responses, waits for an answer: %v, %v", i, out.sent, timeout != nil, err)
+		}
+	}
+	s.request(st, &discovery.DeltaDiscoveryRequest{TypeUrl: TypeAddress, ResponseNonce: "1"})
+	if _, _, err := s.push(out, st); err != nil || out.sent != 3 {
+		t.Errorf("after the answer: %d responses, %v", out.sent, err)
 	}
 }
 

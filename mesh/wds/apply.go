@@ -71,14 +71,13 @@ func (c *Client) apply(r *discovery.DeltaDiscoveryResponse, have map[string]stri
 	}
 	for _, res := range r.Resources {
 		change, err := decode(r.TypeUrl, res)
-		_, known := have[res.GetName()]
 		version := res.GetVersion()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", res.GetName(), err))
-			if change == nil || known {
+			if change == nil || have[res.GetName()] != "" {
 				continue
 			}
-			version = "" // a stand-in: the server is to send the real one again
+			version = "" // a stand-in; on the next connection the server sends the real one again
 		}
 		changes = append(changes, change)
 		have[res.GetName()] = version

@@ -36,6 +36,8 @@ type ClientConfig struct {
 	Node string
 	// Foreign: the server is not Warren's and has no TypeConfig; the store keeps the configuration it has.
 	Foreign bool
+	// MaxBackoff is the longest pause between attempts to connect; zero means 15 s.
+	MaxBackoff time.Duration
 	// Log; nil discards.
 	Log *slog.Logger
 	// Now is the clock for Workload.CapturedAt; nil means time.Now.
@@ -59,6 +61,9 @@ type Client struct {
 
 // NewClient returns a client.
 func NewClient(cfg ClientConfig) *Client {
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = maxBackoff
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -92,7 +97,7 @@ func (c *Client) Run(ctx context.Context, dial Dialer, store *mesh.Store) error 
 		if heard {
 			failures = 0
 		}
-		wait := backoff(failures)
+		wait := backoff(failures, c.cfg.MaxBackoff)
 		c.cfg.Log.Warn("connection to workload discovery lost", "err", err, "retry", wait)
 		select {
 		case <-time.After(wait):
@@ -102,14 +107,14 @@ func (c *Client) Run(ctx context.Context, dial Dialer, store *mesh.Store) error 
 	}
 }
 
-// backoff doubles from minBackoff to maxBackoff and takes off up to half, so that many clients of one
-// server don't come back at once.
-func backoff(failures int) time.Duration {
-	d := maxBackoff
-	if failures < 11 { // 10 ms << 11 is beyond 15 s
+// backoff doubles from minBackoff to most and takes off up to half, so that many clients of one server
+// don't come back at once.
+func backoff(failures int, most time.Duration) time.Duration {
+	d := most
+	if failures < 20 { // beyond that the shift alone is hours
 		d = min(d, minBackoff<<failures)
 	}
-	return d - rand.N(d/2)
+	return d - rand.N(d/2+1)
 }
 
 // session runs one connection and reports whether the server said anything on it.

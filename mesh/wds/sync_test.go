@@ -165,22 +165,48 @@ func TestRejectedResourcesLeaveTheRest(t *testing.T) {
 	c.waitEqual(t)
 }
 
+// unreadable is a policy that encodes but that no reader accepts, as from a newer server.
+func unreadable(name string, scope mesh.Scope, action mesh.Action) *mesh.Policy {
+	return &mesh.Policy{
+		Name: mesh.Name{Namespace: "ns", Name: name}, Scope: scope, Action: action,
+		Rules: []mesh.Rule{{Clauses: []mesh.Clause{{Matches: []mesh.Match{{
+			ServiceAccounts: []mesh.Name{{Namespace: "nameless"}}}}}}}},
+	}
+}
+
 func TestPolicyThatCannotBeReadRefuses(t *testing.T) {
 	s := startServer(t)
-	unreadable := testPolicy("future")
-	unreadable.Rules = []mesh.Rule{{Clauses: []mesh.Clause{{Matches: []mesh.Match{{
-		ServiceAccounts: []mesh.Name{{Namespace: "ns"}}}}}}}}
-	unreadable.Scope, unreadable.Action = mesh.ScopeMesh, mesh.Allow
-	s.store.Apply(mesh.PutPolicy{Policy: unreadable})
+	allow, deny := unreadable("allow", mesh.ScopeMesh, mesh.Allow), unreadable("deny", mesh.ScopeNamespace, mesh.Deny)
+	s.store.Apply(mesh.PutPolicy{Policy: allow}, mesh.PutPolicy{Policy: deny})
 	c := startClient(t, s)
 	c.waitReady(t)
-	got := c.store.Snapshot().Policy(unreadable.Name)
-	want := &mesh.Policy{Name: unreadable.Name, Scope: mesh.ScopeMesh, Action: mesh.Allow}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Fatalf("(-want +got):\n%s", d)
+	for _, want := range []*mesh.Policy{
+		{Name: allow.Name, Scope: mesh.ScopeMesh, Action: mesh.Allow},                            // nothing matches it
+		{Name: deny.Name, Scope: mesh.ScopeNamespace, Action: mesh.Deny, Rules: []mesh.Rule{{}}}, // everything does
+	} {
+		if d := cmp.Diff(want, c.store.Snapshot().Policy(want.Name)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", want.Name, d)
+		}
 	}
-	s.store.Apply(mesh.DeletePolicy{Name: unreadable.Name})
+	s.store.Apply(mesh.DeletePolicy{Name: deny.Name}, mesh.PutPolicy{Policy: testPolicy("allow")})
 	c.waitEqual(t)
+
+	// Once a good version is there it stays.
+	s.store.Apply(mesh.PutPolicy{Policy: allow}, mesh.PutWorkload{Workload: testWorkload(1)})
+	c.store.Wait(t.Context(), func(snap *mesh.Snapshot) bool { return snap.Workload(uid(1)) != nil })
+	if d := cmp.Diff(testPolicy("allow"), c.store.Snapshot().Policy(allow.Name)); d != "" {
+		t.Errorf("the last good version (-want +got):\n%s", d)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	for failures := range 100 {
+		got := backoff(failures, maxBackoff)
+		full := min(maxBackoff, minBackoff<<min(failures, 20))
+		if got > full || got < full/2 {
+			t.Errorf("after %d failures: %v, want %v less up to half", failures, got, full)
+		}
+	}
 }
 
 func TestConcurrentClients(t *testing.T) {

@@ -34,6 +34,8 @@ type Handler interface {
 type ClientConfig struct {
 	// Version to speak; zero means WarrenV1.
 	Version Version
+	// MaxBackoff is the longest pause between attempts to connect; zero means 15 s.
+	MaxBackoff time.Duration
 	// Log; nil discards.
 	Log *slog.Logger
 }
@@ -49,6 +51,9 @@ type Client struct {
 func NewClient(cfg ClientConfig) *Client {
 	if cfg.Version == 0 {
 		cfg.Version = WarrenV1
+	}
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = maxBackoff
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -67,7 +72,7 @@ func (c *Client) Run(ctx context.Context, dial func(context.Context) (net.Conn, 
 		if heard {
 			failures = 0
 		}
-		wait := backoff(failures)
+		wait := backoff(failures, c.cfg.MaxBackoff)
 		c.cfg.Log.Warn("connection to the agent lost", "err", err, "retry", wait)
 		select {
 		case <-time.After(wait):
@@ -77,13 +82,14 @@ func (c *Client) Run(ctx context.Context, dial func(context.Context) (net.Conn, 
 	}
 }
 
-// backoff doubles from minBackoff to maxBackoff and takes off up to half.
-func backoff(failures int) time.Duration {
-	d := maxBackoff
-	if failures < 11 { // 10 ms << 11 is beyond 15 s
+// backoff doubles from minBackoff to most and takes off up to half, so that many clients of one server
+// don't come back at once.
+func backoff(failures int, most time.Duration) time.Duration {
+	d := most
+	if failures < 20 { // beyond that the shift alone is hours
 		d = min(d, minBackoff<<failures)
 	}
-	return d - rand.N(d/2)
+	return d - rand.N(d/2+1)
 }
 
 // session runs one connection and reports whether the agent said anything on it.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,9 +35,10 @@ func TestSnapshotThenChanges(t *testing.T) {
 	wantAcks(t, a.Server, map[string]string{"one": "", "two": ""})
 
 	a.Set(workload("three"))
+	z.wait(t, "one", "two", "three")
+	wantAcks(t, a.Server, map[string]string{"three": ""})
 	a.Delete("one")
 	z.wait(t, "two", "three")
-	wantAcks(t, a.Server, map[string]string{"three": ""})
 	if got := z.get("three"); got != workload("three") {
 		t.Errorf("pod three arrived as %+v", got)
 	}
@@ -157,7 +159,7 @@ func TestServerEndsMisbehavingZtunnels(t *testing.T) {
 	}{
 		{"unknown version", func(t *testing.T, c *net.UnixConn) { must(t, writePacket(c, helloMessage(9), nil)) }},
 		{"no message", func(t *testing.T, c *net.UnixConn) { writeRaw(t, c, []byte{0xff}) }},
-		{"packet too long", func(t *testing.T, c *net.UnixConn) { writeRaw(t, c, make([]byte, MaxPacket+1)) }},
+		{"packet too long", func(t *testing.T, c *net.UnixConn) { writeRaw(t, c, longHello(t)) }},
 		{"file descriptor", func(t *testing.T, c *net.UnixConn) {
 			must(t, writePacket(c, helloMessage(WarrenV1), os.Stderr))
 		}},
@@ -205,6 +207,18 @@ func TestClientEndsMisbehavingAgents(t *testing.T) {
 				t.Errorf("ztunnel serves %v", got)
 			}
 		})
+	}
+}
+
+func TestMoreFilesThanAreReadIsAnError(t *testing.T) {
+	l := listen(t)
+	c := dialRaw(t, l.Addr().String())
+	s, err := l.AcceptUnix()
+	must(t, err)
+	defer s.Close()
+	writeFiles(t, c, request{kindAdd, workload("one")}, 9)
+	if _, _, err := readPacket(s); !errors.Is(err, ErrDescriptors) {
+		t.Errorf("got %v, want %v", err, ErrDescriptors)
 	}
 }
 
@@ -468,6 +482,19 @@ func writeFiles(t *testing.T, c *net.UnixConn, r request, n int) {
 	must(t, err)
 	_, _, err = c.WriteMsgUnix(b, unix.UnixRights(slices.Repeat([]int{int(os.Stderr.Fd())}, n)...), nil)
 	must(t, err)
+}
+
+// longHello is a good hello, one byte longer than allowed by a field nobody knows.
+func longHello(t *testing.T) []byte {
+	t.Helper()
+	b, err := marshal(helloMessage(WarrenV1))
+	must(t, err)
+	b = protowire.AppendTag(b, 100, protowire.BytesType)
+	b = protowire.AppendBytes(b, make([]byte, MaxPacket+1-len(b)-2))
+	if len(b) != MaxPacket+1 {
+		t.Fatalf("hello of %d bytes", len(b))
+	}
+	return b
 }
 
 func eventually(t *testing.T, problem func() string) {
