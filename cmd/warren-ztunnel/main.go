@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -48,6 +50,9 @@ func run(args []string) error {
 	}
 	if cfg.Node == "" || *caPort == 0 || *caPort > 65535 {
 		return fmt.Errorf("--node and a --ca-port between 1 and 65535 are required")
+	}
+	if cfg.Sealed && cgo() {
+		return errors.New("this binary was built with cgo, whose threads the seal would kill (build with CGO_ENABLED=0, or run with --seal=false)")
 	}
 	cfg.CAPort = uint16(*caPort)
 	fs.VisitAll(func(f *flag.Flag) { cfg.Settings[f.Name] = f.Value.String() })
@@ -123,6 +128,12 @@ func listen(ctx context.Context, dir string, log *slog.Logger) (*inpod.Broker, e
 		case <-ctx.Done():
 		}
 	}
+}
+
+// cgo reports whether threads come from the C library: it makes them by calls that Go's runtime never makes.
+func cgo() bool {
+	b, ok := debug.ReadBuildInfo()
+	return ok && slices.ContainsFunc(b.Settings, func(s debug.BuildSetting) bool { return s.Key == "CGO_ENABLED" && s.Value == "1" })
 }
 
 func version() string {
