@@ -43,7 +43,7 @@ func (f *file) next(dir, path string, info stat, touched bool) *file {
 		n.objects, n.problem = f.objects, &kube.Problem{Source: name, Err: err}
 		n.stat = stat{} // look again next time
 		return n
-	case len(data) == 0 && len(f.objects) > 0 && time.Since(time.Unix(0, info.modified)) < settle:
+	case len(data) == 0 && len(f.objects) > 0 && time.Since(time.Unix(0, info.modified)).Abs() < settle:
 		n.objects, n.stat = f.objects, stat{}
 		return n
 	}
