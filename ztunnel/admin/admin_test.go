@@ -22,8 +22,10 @@ func sources() Sources {
 	snap := mesh.NewSnapshot().With(mesh.PutWorkload{Workload: &mesh.Workload{UID: "c//Pod/shop/web", Namespace: "shop", Name: "web", Capture: mesh.Captured}})
 	return Sources{
 		Node: "n1", Version: "v1", Settings: map[string]string{"node": "n1"}, Level: new(slog.LevelVar), Sealed: true,
-		Snapshot:     func() *mesh.Snapshot { return snap },
-		Certificates: func() []identity.Info { return []identity.Info{{Identity: id, State: identity.StateAvailable, Serial: "01"}} },
+		Snapshot: func() *mesh.Snapshot { return snap },
+		Certificates: func() []identity.Info {
+			return []identity.Info{{Identity: id, State: identity.StateAvailable, Serial: "01"}}
+		},
 		Pods: func() []proxy.PodInfo {
 			return []proxy.PodInfo{{UID: "u1", Identity: id, Known: true, Listeners: []string{"hbone"}, Inbound: []proxy.ConnectionInfo{
 				{ID: 7, Src: netip.MustParseAddrPort("10.1.0.1:4000"), Protocol: "HBONE", Reason: reason.Tunnel, Peer: id.String()}}}}

@@ -39,8 +39,8 @@ type facts struct {
 	trace     string
 }
 
-// connection is one application connection. The goroutine that serves it calls finish exactly once; anyone may
-// kill it.
+// connection is one application connection. The goroutine that serves it calls finish exactly once; whoever wants
+// to end it before cancels its context with an endError.
 type connection struct {
 	proxy    *Proxy
 	pod      *pod
@@ -79,9 +79,6 @@ func (p *Proxy) begin(pd *pod, r metrics.Reporter, f facts, client side) (*conne
 	}
 	return c, nil
 }
-
-// kill ends the connection from outside: both applications see it broken.
-func (c *connection) kill(r reason.Reason) { c.cancel(&endError{reason: r}) }
 
 // abort breaks both sides. It runs when the context ends before finish.
 func (c *connection) abort() {
