@@ -93,7 +93,7 @@ func (c *Conn) Send(t Type, body any, fds ...int) error {
 func (c *Conn) Recv() (Message, []int, error) {
 	n, on, flags, _, err := c.uc.ReadMsgUnix(c.buf, c.oob)
 	if err != nil {
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
 			return Message{}, nil, io.EOF
 		}
 		return Message{}, nil, fmt.Errorf("receive broker message: %w", err)
