@@ -20,7 +20,6 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
 
 	"github.com/warren-mesh/warren/mesh"
 )
@@ -260,6 +259,17 @@ func TestCaptureIsDatedWhenSeenToBegin(t *testing.T) {
 	}
 }
 
+func TestForeignServerHasNoConfig(t *testing.T) {
+	s := startServer(t)
+	s.store.Apply(mesh.PutConfig{Config: &mesh.Config{TrustDomain: "theirs"}}, mesh.PutWorkload{Workload: testWorkload(1)})
+	c := startClientWith(t, s, ClientConfig{Foreign: true})
+	c.waitReady(t)
+	snap := c.store.Snapshot()
+	if snap.Workload(uid(1)) == nil || snap.Config().TrustDomain != "" {
+		t.Errorf("workload %v, trust domain %q", snap.Workload(uid(1)), snap.Config().TrustDomain)
+	}
+}
+
 // server is a Server on a socket.
 type server struct {
 	*Server
@@ -278,11 +288,15 @@ func startServerWith(t *testing.T, log *slog.Logger) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
-	s.Register(g)
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); g.Serve(l) }()
-	s.stop = func() { g.Stop(); <-done }
+	go func() {
+		defer close(done)
+		if err := s.Serve(ctx, l); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
+	s.stop = func() { cancel(); <-done }
 	t.Cleanup(s.stop)
 	return s
 }
@@ -301,10 +315,14 @@ type client struct {
 
 func startClient(t *testing.T, s *server) *client {
 	t.Helper()
+	return startClientWith(t, s, ClientConfig{Node: "ztunnel~10.0.0.1~z.ns~ns.svc.cluster.local"})
+}
+
+func startClientWith(t *testing.T, s *server, cfg ClientConfig) *client {
+	t.Helper()
 	c := &client{store: mesh.NewStore(), server: s, now: time.Unix(1700000000, 0)}
-	c.Client = NewClient(ClientConfig{
-		Node: "ztunnel~10.0.0.1~z.ns~ns.svc.cluster.local", Now: func() time.Time { return c.now },
-	})
+	cfg.Now = func() time.Time { return c.now }
+	c.Client = NewClient(cfg)
 	c.Client.observe = func(r *discovery.DeltaDiscoveryResponse) { c.received.Add(int64(len(r.Resources))) }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

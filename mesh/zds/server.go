@@ -114,27 +114,26 @@ func (s *Server) wake() {
 	}
 }
 
-// Serve accepts ztunnels on l, a listener of "unixpacket", until ctx ends; it closes l and returns ctx's
-// error, or the listener's.
+// Serve accepts ztunnels on l, a listener of "unixpacket", until ctx ends, then nil. The listener is closed
+// in any case.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { s.acks.run(ctx) })
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
+	context.AfterFunc(ctx, func() { l.Close() })
 	pace := newPace(acceptBurst, acceptEvery)
 	for {
-		if err := pace.wait(ctx); err != nil {
-			return err
+		if pace.wait(ctx) != nil {
+			return nil
 		}
 		c, err := l.AcceptUnix()
 		if ctx.Err() != nil {
 			if err == nil {
 				c.Close()
 			}
-			return ctx.Err()
+			return nil
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("accept ztunnel: %w", err)
