@@ -10,7 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -193,8 +195,10 @@ func TestOriginalDestinations(t *testing.T) {
 			}
 			dst, err := originalDestination(c.(*net.TCPConn))
 			fmt.Fprintf(c, "%v %v", dst, err)
-			c.(*net.TCPConn).SetLinger(0)
-			c.Close()
+			go func() {
+				c.Read(make([]byte, 1)) // until the application resets it
+				c.Close()
+			}()
 		}
 	}()
 	var wg sync.WaitGroup
@@ -204,6 +208,7 @@ func TestOriginalDestinations(t *testing.T) {
 			for i := range each {
 				dst := at(netip.AddrFrom4([4]byte{198, 51, byte(w), byte(i)}), uint16(1+i))
 				fd := p.quickSocket(unix.AF_INET)
+				unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // no TIME_WAIT
 				err := unix.Connect(fd, sockaddr(unix.AF_INET, dst))
 				var got int
 				if err == nil {
@@ -218,6 +223,67 @@ func TestOriginalDestinations(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// Nothing stays behind for the next user of a source port.
+	var id uint32
+	must(t, n.d.maps[mapOrigDst].Lookup(p.cookie, &id))
+	inner := must1(ebpf.NewMapFromID(ebpf.MapID(id)))(t)
+	defer inner.Close()
+	var k sockopsFlow
+	if err := inner.NextKey(nil, &k); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("an original destination is left behind for %v: %v", k, err)
+	}
+}
+
+// TestIPv4OnlyListeners: on hosts without IPv6 the broker listens on AF_INET. IPv6, should there be any, is refused.
+func TestIPv4OnlyListeners(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod().capture()
+	p.out.Close()
+	p.out = p.listen("0.0.0.0:15001")
+	must(t, n.d.SetListener(p.cookie, ListenerOutbound, fdOf(t, p.out)))
+	fd := must1(p.dial(outside4))(t)
+	if got := must1(originalDestination(accept(t, p.out)))(t); got != outside4 {
+		t.Errorf("original destination is %v", got)
+	}
+	if got := peerName(t, fd); got != outside4 {
+		t.Errorf("peer is %v", got)
+	}
+	if _, err := p.dial(outside6); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("IPv6: %v, want ECONNREFUSED", err)
+	}
+}
+
+// TestReconnectedSocket: what one connection left on a socket must not show on the next.
+func TestReconnectedSocket(t *testing.T) {
+	n := newNode(t)
+	p, peer := n.newPod().capture(), n.newPod()
+	app, far := p.listen("[::]:80"), peer.listen("[::]:80")
+	fd := p.socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	again := func(dst netip.AddrPort) {
+		t.Helper()
+		raw := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC}
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&raw)), unix.SizeofSockaddrInet4)
+		if errno != 0 {
+			t.Fatal("disconnect: ", errno)
+		}
+		must(t, dial(fd, dst, answerTime))
+		if got := peerName(t, fd); got != dst {
+			t.Errorf("peer is %v, want %v", got, dst)
+		}
+	}
+	must(t, dial(fd, outside4, answerTime))
+	accept(t, p.out)
+	again(at(netip.MustParseAddr("192.0.2.8"), 81))
+	if got := must1(originalDestination(accept(t, p.out)))(t); got != at(netip.MustParseAddr("192.0.2.8"), 81) {
+		t.Errorf("original destination is %v", got)
+	}
+	again(at(p.ip4, 80))
+	accept(t, app)
+	again(outside4)
+	accept(t, p.out)
+	must(t, n.d.KeepHBONE(p.cookie))
+	again(at(peer.ip4, 80)) // past the programs: only the stored port tells that the entry is old
+	accept(t, far)
 }
 
 func TestLeavingTheMesh(t *testing.T) {

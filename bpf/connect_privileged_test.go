@@ -152,6 +152,7 @@ func TestConnectVariants(t *testing.T) {
 		}},
 		{"MPTCP", unix.IPPROTO_MPTCP, plain},
 		{"io_uring", 0, connectRing},
+		{"io_uring with SQPOLL", 0, connectRingThread},
 	}
 	families := []struct {
 		name   string

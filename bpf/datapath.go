@@ -23,8 +23,9 @@ type Datapath struct {
 	log     *slog.Logger
 	dir     string // pins
 	objects *objects
+	exempts *ebpf.Map // also in maps; set once, so that Exempt needs no lock
 
-	mu    sync.Mutex
+	mu    sync.Mutex // for all below
 	maps  map[string]*ebpf.Map
 	progs map[string]*ebpf.Program
 	links map[string]link.Link
@@ -83,6 +84,7 @@ func (d *Datapath) loadNode() error {
 		}
 		d.maps[name] = m
 	}
+	d.exempts = d.maps[mapExempts]
 	for _, spec := range d.objects.node {
 		progs, err := loadPrograms(spec, d.maps)
 		if err != nil {

@@ -12,11 +12,10 @@ import (
 )
 
 // Exempt marks a socket as the broker's: it is not captured, the guard lets it out, and it may be told a client's
-// address. The mark lives in the socket and goes where its descriptor goes.
+// address. The mark lives in the socket and goes where its descriptor goes. It never waits for the other methods, as
+// dials wait for it; only Close and Remove must not run at the same time.
 func (d *Datapath) Exempt(fd int) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.maps[mapExempts].Put(uint32(fd), &sockopsExempt{}); err != nil {
+	if err := d.exempts.Put(uint32(fd), &sockopsExempt{}); err != nil {
 		return fmt.Errorf("exempt socket: %w", err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -198,5 +200,43 @@ func TestSockopts(t *testing.T) {
 	}
 	if err := unix.SetsockoptInt(z, unix.SOL_TCP, unix.TCP_NODELAY, 1); err != nil {
 		t.Errorf("an ordinary option: %v", err)
+	}
+}
+
+// TestLoopbackOnlyApplication is refused, as it is to the network without a mesh.
+func TestLoopbackOnlyApplication(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod().capture()
+	p.listen("127.0.0.1:80")
+	for _, dst := range []netip.Addr{p.ip4, p.ip6} {
+		if err := dial(p.broker(familyOf(dst)), at(dst, 80), answerTime); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%v: %v, want ECONNREFUSED", dst, err)
+		}
+	}
+}
+
+// TestSocketsOutliveTheirCgroup: sockets belong to the cgroup they were made in. The broker's goes with the broker, but
+// its sockets must still answer; so the programs stand further up.
+func TestSocketsOutliveTheirCgroup(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod()
+	broker := filepath.Join(n.cgroup, "broker")
+	must(t, os.Mkdir(broker, 0o755))
+	enterCgroup(t, broker)
+	p.capture()
+	app := p.listen("[::]:80")
+	z := p.broker(unix.AF_INET6)
+	enterCgroup(t, n.cgroup)
+	must(t, os.Remove(broker))
+
+	must1(p.dial(outside4))(t)
+	if got := must1(originalDestination(accept(t, p.out)))(t); got != outside4 {
+		t.Errorf("original destination is %v", got)
+	}
+	client := netip.MustParseAddrPort("10.1.2.3:4567")
+	must(t, setClient(z, client))
+	must(t, dial(z, map4(at(p.ip4, 80)), answerTime))
+	if got := unmap(accept(t, app).RemoteAddr().(*net.TCPAddr).AddrPort()); got != client {
+		t.Errorf("the application sees %v, want %v", got, client)
 	}
 }

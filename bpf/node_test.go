@@ -139,14 +139,18 @@ func (p *pod) guard() {
 	p.node.host.do(p.t, func() error { return p.node.d.AttachGuard(p.cookie, p.ifindex) })
 }
 
-// listen opens a plain TCP listener in the pod.
+// listen opens a plain TCP listener in the pod; with an IPv4 address an AF_INET one, which Go alone would not.
 func (p *pod) listen(addr string) net.Listener {
 	p.t.Helper()
 	var l net.Listener
 	p.ns.do(p.t, func() (err error) {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false)
-		l, err = lc.Listen(p.t.Context(), "tcp", addr)
+		network := "tcp"
+		if netip.MustParseAddrPort(addr).Addr().Is4() {
+			network = "tcp4"
+		}
+		l, err = lc.Listen(p.t.Context(), network, addr)
 		return err
 	})
 	p.t.Cleanup(func() { l.Close() })

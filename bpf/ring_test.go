@@ -35,12 +35,21 @@ type ringEntry struct {
 const (
 	ringOpConnect  = 16
 	ringGetEvents  = 1
+	ringWakeUp     = 2
+	ringPollThread = 2 // IORING_SETUP_SQPOLL
 	ringOffEntries = 0x10000000
 )
 
 // connectRing connects through io_uring.
-func connectRing(fd, family int, dst netip.AddrPort) error {
-	var p ringParams
+func connectRing(fd, family int, dst netip.AddrPort) error { return ringConnect(fd, family, dst, 0, 0) }
+
+// connectRingThread has a thread of the kernel's do it.
+func connectRingThread(fd, family int, dst netip.AddrPort) error {
+	return ringConnect(fd, family, dst, ringPollThread, ringWakeUp)
+}
+
+func ringConnect(fd, family int, dst netip.AddrPort, setup uint32, enter uintptr) error {
+	p := ringParams{flags: setup}
 	ring, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return fmt.Errorf("io_uring_setup: %w", errno)
@@ -65,7 +74,7 @@ func connectRing(fd, family int, dst netip.AddrPort) error {
 	}
 	*at(p.sq.array) = 0
 	atomic.StoreUint32(at(p.sq.tail), 1)
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 1, ringGetEvents, 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 1, ringGetEvents|enter, 0, 0); errno != 0 {
 		return fmt.Errorf("io_uring_enter: %w", errno)
 	}
 	// A completion: user data (8 bytes), result (4), flags (4).
