@@ -140,6 +140,7 @@ func (p *Pool) find(key Key, dial Dial) (c *ClientConn, wait *dialing, mine bool
 	}
 	for _, c := range e.conns {
 		if c.client.conn.hasRoom() {
+			c.idle = time.Time{}
 			return c.client, nil, false, nil
 		}
 	}

@@ -172,6 +172,15 @@ func TestPoolReleasesIdle(t *testing.T) {
 	if p.Connections() != 1 {
 		t.Fatal("released before its time")
 	}
+	if s, err = p.Open(deadline(t), podA, Request{Authority: "a:1"}, f.dial); err != nil {
+		t.Fatal(err)
+	}
+	s.Reset(CodeCancel)
+	now.Add(299) // counts from the last use
+	p.sweep()
+	if p.Connections() != 1 || f.dials.Load() != 1 {
+		t.Fatal("released before its time after another use")
+	}
 	now.Add(1)
 	p.sweep()
 	eventually(t, "released", func() bool { return p.Connections() == 0 })

@@ -131,34 +131,47 @@ func (c *conn) reset(s *Stream, why *ResetError) {
 		c.strayHeads++
 		*c.pend() = appendUint32Frame(*c.pend(), frameReset, s.id, uint32(why.Code))
 	}
+	source, gone := c.detach(s, why) // in the same breath: no DATA may follow RST_STREAM
 	c.mu.Unlock()
-	c.abort(s, why)
-	s.in.abort(why, true)
+	c.interrupt(s, why, source, true)
+	if gone {
+		c.ended()
+	}
 }
 
 // abort ends a stream without telling the peer. A side that had ended in order stays so.
 func (c *conn) abort(s *Stream, why error) {
 	c.mu.Lock()
-	gone := !s.closed
+	source, gone := c.detach(s, why)
+	c.mu.Unlock()
+	c.interrupt(s, why, source, false)
+	if gone {
+		c.ended()
+	}
+}
+
+// detach takes a stream off its connection and fails its writers; mu is held.
+func (c *conn) detach(s *Stream, why error) (source deadliner, gone bool) {
+	gone = !s.closed
 	s.closed = true
 	delete(c.streams, s.id)
 	if s.writeErr == nil {
 		s.writeErr = why
 	}
-	source := s.source
 	if s.ready != nil && s.status == 0 {
 		s.status = -1
 		close(s.ready)
 	}
 	s.wake.Broadcast()
-	c.mu.Unlock()
+	return s.source, gone
+}
+
+// interrupt wakes who reads the stream or waits for an application on its behalf.
+func (c *conn) interrupt(s *Stream, why error, source deadliner, all bool) {
 	if source != nil {
 		_ = source.SetReadDeadline(longAgo)
 	}
-	s.in.abort(why, false)
-	if gone {
-		c.ended()
-	}
+	s.in.abort(why, all)
 }
 
 var longAgo = time.Unix(1, 0)
