@@ -10,12 +10,15 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 )
 
+// serveFunc carries one accepted connection to its end, which is that of the pod's stay at the latest.
+type serveFunc func(stay life, pd *pod, c *inpod.Conn)
+
 // acceptors is how many loops take connections from one listener: one can hand over while the other accepts.
 const acceptors = 2
 
 // accept serves connections of one listener until it is closed. Running out of descriptors, or a listener that
 // the broker is about to revive, is waited out.
-func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
+func (p *Proxy) accept(stay life, pd *pod, l listener, serve serveFunc) {
 	const shortest, longest = 5 * time.Millisecond, time.Second
 	pause := shortest
 	for {
@@ -23,7 +26,7 @@ func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
 		switch {
 		case err == nil:
 			pause = shortest
-			p.spawn(pd, c, serve)
+			p.spawn(stay, pd, c, serve)
 			continue
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -31,7 +34,7 @@ func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
 		p.log.Warn("accept failed", "pod", pd.uid, "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
-		case <-pd.life.Done():
+		case <-stay.Done():
 			return
 		}
 		pause = min(2*pause, longest)
@@ -39,14 +42,14 @@ func (p *Proxy) accept(pd *pod, l listener, serve func(*pod, *inpod.Conn)) {
 }
 
 // spawn serves c in a goroutine of its own.
-func (p *Proxy) spawn(pd *pod, c *inpod.Conn, serve func(*pod, *inpod.Conn)) {
+func (p *Proxy) spawn(stay life, pd *pod, c *inpod.Conn, serve serveFunc) {
 	if !p.enter() {
 		_ = c.Reset()
 		return
 	}
 	go func() {
 		defer p.work.Done()
-		serve(pd, c)
+		serve(stay, pd, c)
 	}()
 }
 

@@ -64,9 +64,9 @@ type connection struct {
 }
 
 // begin registers a connection that was accepted as client, which may be nil. It fails when the pod has too many.
-func (p *Proxy) begin(pd *pod, r metrics.Reporter, f facts, client side) (*connection, error) {
+func (p *Proxy) begin(stay life, pd *pod, r metrics.Reporter, f facts, client side) (*connection, error) {
 	c := &connection{proxy: p, pod: pd, id: p.nextID.Add(1), reporter: r, started: p.cfg.Now(), facts: f}
-	c.ctx, c.cancel = context.WithCancelCause(pd.life)
+	c.ctx, c.cancel = context.WithCancelCause(stay)
 	c.sides[0] = client
 	c.calm = context.AfterFunc(c.ctx, c.abort)
 	p.cfg.Metrics.Opened(r)

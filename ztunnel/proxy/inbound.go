@@ -22,6 +22,7 @@ import (
 
 // tunnel is one HBONE connection that a peer's ztunnel opened to a pod here.
 type tunnel struct {
+	life   life
 	pod    *pod
 	conn   *inpod.Conn
 	peer   mesh.Identity
@@ -55,8 +56,8 @@ func (t *tunnel) start() {
 }
 
 // serveTunnel terminates one HBONE connection. Each of its streams is a connection of its own.
-func (p *Proxy) serveTunnel(pd *pod, conn *inpod.Conn) {
-	t := &tunnel{pod: pd, conn: conn}
+func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
+	t := &tunnel{life: stay, pod: pd, conn: conn}
 	rc, err := p.handshake(t)
 	if err != nil {
 		_ = tunnelConn{conn}.Close()
@@ -75,7 +76,7 @@ func (p *Proxy) serveTunnel(pd *pod, conn *inpod.Conn) {
 	if leaving {
 		t.goAway()
 	}
-	if err := t.server.Serve(pd.life); err != nil && pd.life.Err() == nil {
+	if err := t.server.Serve(stay); err != nil && stay.Err() == nil {
 		p.log.Debug("tunnel ended", "pod", pd.uid, "src.addr", conn.RemoteAddrPort(), "src.identity", t.peer, "err", err)
 	}
 	pd.mu.Lock()
@@ -85,7 +86,7 @@ func (p *Proxy) serveTunnel(pd *pod, conn *inpod.Conn) {
 
 // handshake proves both identities, in bounded time: a stranger can't hold a connection for long.
 func (p *Proxy) handshake(t *tunnel) (record.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.pod.life, p.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(t.life, p.cfg.ConnectTimeout)
 	defer cancel()
 	cfg, err := p.cfg.Identities.ServerConfig(ctx, t.pod.self())
 	if err != nil {
@@ -105,7 +106,7 @@ func (p *Proxy) handshake(t *tunnel) (record.Conn, error) {
 func (p *Proxy) failedTunnel(t *tunnel, err error) {
 	snap := p.cfg.Store.Snapshot()
 	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
-	c, _ := p.begin(t.pod, metrics.Destination, facts{
+	c, _ := p.begin(t.life, t.pod, metrics.Destination, facts{
 		direction: inbound, src: src, dst: dst,
 		source: snap.WorkloadByAddr(src.Addr()), destination: snap.WorkloadByAddr(dst.Addr()),
 	}, nil)
@@ -124,7 +125,7 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: req.Authority,
 		sourceID: t.peer, destinationID: t.pod.self(), mutual: true, reason: reason.Tunnel, trace: traceOf(req.TraceParent),
 	}
-	c, err := p.begin(t.pod, metrics.Destination, f, nil)
+	c, err := p.begin(t.life, t.pod, metrics.Destination, f, nil)
 	if err == nil {
 		err = c.carryStream(t, s)
 	}

@@ -108,6 +108,20 @@ func TestPodLeaves(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // beyond the deadline that must not strike
 		alive(t, c)
 	})
+	t.Run("by the broker's word and comes back", func(t *testing.T) {
+		m, client, server := pair(t, func(c *Config) { c.Drain = 50 * time.Millisecond })
+		m.echo(serverPort)
+		wantReset(t, "client", func() net.Conn {
+			c := live(t, client)
+			m.far.sockets.events <- inpod.Event{Pod: server.uid, Draining: true}
+			return c
+		}())
+		eventually(t, "its key to go", func() bool { return len(m.far.ids.Certificates()) == 0 })
+		// ZDS never said that it left, and says nothing when it is captured again.
+		tunnels := m.net.listen(t, netip.MustParseAddrPort(serverAddr+":15008"))
+		m.far.proxy.listen(server.uid, inpod.HBONE, podListener{tunnels, m.net, false})
+		alive(t, live(t, client))
+	})
 	t.Run("dies", func(t *testing.T) {
 		m, client, server := pair(t)
 		m.echo(serverPort)
@@ -124,7 +138,7 @@ func TestKeysLiveWithTheirPods(t *testing.T) {
 	m.pod(m.near, "a", "10.1.0.11", same)
 	m.pod(m.near, "b", "10.1.0.12", same)
 	m.near.sockets.events <- inpod.Event{Pod: "uid-a", Gone: true}
-	eventually(t, "the pod to go", func() bool { return len(m.near.proxy.Pods()) == 1 })
+	eventually(t, "the pod to go", func() bool { return len(m.near.proxy.Pods()[0].Listeners) == 0 })
 	if got := m.near.ids.Certificates(); len(got) != 1 {
 		t.Errorf("with one of two pods gone: %d certificates, want 1", len(got))
 	}
@@ -135,7 +149,8 @@ func TestKeysLiveWithTheirPods(t *testing.T) {
 func TestServedOnlyWhenAnnounced(t *testing.T) {
 	m, client, _ := pair(t)
 	m.echo(serverPort)
-	m.far.proxy.remove(m.far.proxy.find("uid-web"), nil)
+	m.far.proxy.settle(m.far.proxy.find("uid-web"), errLeft)
+	m.far.proxy.Delete("uid-web")
 	tunnels := m.net.listen(t, netip.MustParseAddrPort(serverAddr+":15008"))
 	m.far.proxy.listen("uid-web", inpod.HBONE, podListener{tunnels, m.net, false})
 	c := client.dial(serverPort)

@@ -18,9 +18,9 @@ import (
 )
 
 // serveOutbound carries one connection that a captured pod's application opened.
-func (p *Proxy) serveOutbound(pd *pod, app *inpod.Conn) {
+func (p *Proxy) serveOutbound(stay life, pd *pod, app *inpod.Conn) {
 	f := facts{direction: outbound, src: app.RemoteAddrPort()}
-	c, err := p.begin(pd, metrics.Source, f, tcpSide{app})
+	c, err := p.begin(stay, pd, metrics.Source, f, tcpSide{app})
 	if err == nil {
 		err = c.carryOutbound(app)
 	}

@@ -15,9 +15,9 @@ import (
 
 // servePlaintext carries one plain TCP connection to a captured pod. Nothing is read from it before policy
 // allowed it and the application accepted.
-func (p *Proxy) servePlaintext(pd *pod, client *inpod.Conn) {
+func (p *Proxy) servePlaintext(stay life, pd *pod, client *inpod.Conn) {
 	f := facts{direction: inbound, src: client.RemoteAddrPort(), dst: client.LocalAddrPort(), target: client.LocalAddrPort()}
-	c, err := p.begin(pd, metrics.Destination, f, tcpSide{client})
+	c, err := p.begin(stay, pd, metrics.Destination, f, tcpSide{client})
 	if err == nil {
 		err = c.carryPlaintext(client)
 	}

@@ -24,22 +24,33 @@ type listener interface {
 	Close() error
 }
 
-// pod is what the proxy keeps for one pod, from the first of ZDS and broker that names it to the last.
+// pod is what the proxy keeps for one pod, as long as ZDS or the broker names it.
 type pod struct {
 	uid    string
 	budget *hbone.Budget
-	life   context.Context // ends the pod's connections
-	end    context.CancelCauseFunc
 
 	mu        sync.Mutex
 	known     bool // ZDS named it
 	name      mesh.Name
 	identity  mesh.Identity
+	wants     mesh.Identity // the identity whose key is kept for it now; guarded by Proxy.mu
+	life      life
 	listeners map[inpod.Kind]listener
 	serving   map[inpod.Kind]bool // accept loops run for the present listener
 	leaving   context.CancelFunc  // set while it leaves the mesh
 	conns     map[uint64]*connection
 	tunnels   map[*tunnel]struct{}
+}
+
+// life is one stay of a pod in the mesh. All its connections end with it.
+type life struct {
+	context.Context
+	end context.CancelCauseFunc
+}
+
+func (p *Proxy) newLife() life {
+	ctx, end := context.WithCancelCause(p.life)
+	return life{ctx, end}
 }
 
 // Add serves a pod (ZDS). Adding it again changes nothing, or takes back that it leaves.
@@ -48,17 +59,10 @@ func (p *Proxy) Add(uid, namespace, name, serviceAccount string) {
 	p.mu.Lock()
 	pd := p.podLocked(uid)
 	pd.mu.Lock()
-	old := pd.identity
 	pd.known, pd.name, pd.identity = true, mesh.Name{Namespace: namespace, Name: name}, id
-	if pd.leaving != nil {
-		pd.leaving()
-		pd.leaving = nil
-	}
+	pd.stay()
 	pd.mu.Unlock()
-	if old != id {
-		p.wantLocked(old, -1)
-		p.wantLocked(id, +1)
-	}
+	p.wantLocked(pd, id)
 	p.mu.Unlock()
 	p.startLoops(pd)
 	p.log.Info("pod added", "pod", uid, "namespace", namespace, "workload", name)
@@ -67,39 +71,39 @@ func (p *Proxy) Add(uid, namespace, name, serviceAccount string) {
 // Delete is ZDS saying that the pod left the mesh. It is served until the broker closes its listeners; what
 // lives then has the drain deadline.
 func (p *Proxy) Delete(uid string) {
-	if pd := p.find(uid); pd != nil {
-		p.leave(pd)
+	pd := p.find(uid)
+	if pd == nil {
+		return
 	}
-}
-
-// Retain deletes every pod that is not among uids: ZDS sent its whole list.
-func (p *Proxy) Retain(uids map[string]bool) {
-	p.mu.Lock()
-	var gone []*pod
-	for uid, pd := range p.pods {
-		if !uids[uid] && pd.isKnown() {
-			gone = append(gone, pd)
-		}
-	}
-	p.mu.Unlock()
-	for _, pd := range gone {
+	pd.mu.Lock()
+	pd.known = false
+	empty := len(pd.listeners) == 0 && len(pd.conns) == 0
+	pd.mu.Unlock()
+	if empty {
+		p.settle(pd, errLeft)
+	} else {
 		p.leave(pd)
 	}
 }
 
 // event takes what the broker says of a pod.
 func (p *Proxy) event(e inpod.Event) {
-	switch {
-	case e.Listener != nil:
+	if e.Listener != nil {
 		p.listen(e.Pod, e.Kind, e.Listener)
+		return
+	}
+	pd := p.find(e.Pod)
+	switch {
+	case pd == nil:
 	case e.Draining:
-		p.Delete(e.Pod)
+		p.leave(pd)
 	case e.Gone:
-		if pd := p.find(e.Pod); pd != nil {
-			p.remove(pd, fail(reason.Drained, "the pod is gone"))
-		}
+		p.settle(pd, fail(reason.Drained, "the pod is gone"))
 	}
 }
+
+// errLeft ends what outlives its pod's stay in the mesh.
+var errLeft = &endError{reason: reason.Drained}
 
 func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	p.mu.Lock()
@@ -113,11 +117,25 @@ func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	if old := pd.listeners[kind]; old != nil {
 		_ = old.Close()
 	}
-	pd.listeners[kind] = l
-	pd.serving[kind] = false
+	pd.listeners[kind], pd.serving[kind] = l, false
+	known, id := pd.known, pd.identity
+	if known { // enrolled again before it had left
+		pd.stay()
+	}
 	pd.mu.Unlock()
+	if known {
+		p.wantLocked(pd, id)
+	}
 	p.mu.Unlock()
 	p.startLoops(pd)
+}
+
+// stay takes back leave; mu is held.
+func (pd *pod) stay() {
+	if pd.leaving != nil {
+		pd.leaving()
+		pd.leaving = nil
+	}
 }
 
 // startLoops accepts on every listener of a pod that ZDS named.
@@ -134,16 +152,17 @@ func (p *Proxy) startLoops(pd *pod) {
 			continue
 		}
 		pd.serving[kind] = true
-		serve := map[inpod.Kind]func(*pod, *inpod.Conn){
+		serve := map[inpod.Kind]serveFunc{
 			inpod.Outbound: p.serveOutbound, inpod.Plaintext: p.servePlaintext, inpod.HBONE: p.serveTunnel,
 		}[kind]
+		stay := pd.life
 		for range acceptors {
-			p.loops.Go(func() { p.accept(pd, l, serve) })
+			p.loops.Go(func() { p.accept(stay, pd, l, serve) })
 		}
 	}
 }
 
-// leave lets the pod's connections live to their end or the drain deadline, then forgets the pod.
+// leave lets the pod's connections live to their end or the drain deadline, and then settles it.
 func (p *Proxy) leave(pd *pod) {
 	pd.mu.Lock()
 	if pd.leaving != nil {
@@ -175,22 +194,29 @@ func (p *Proxy) awaitLeft(ctx context.Context, pd *pod) {
 			return
 		}
 	}
+	p.settle(pd, errLeft)
 	p.cfg.Sockets.Drained(pd.uid)
-	p.remove(pd, &endError{reason: reason.Drained})
 }
 
-// remove ends all that is left of a pod, at once.
-func (p *Proxy) remove(pd *pod, why error) {
+// settle ends, at once, all that is left of the pod's stay in the mesh, and its key. While ZDS still names the
+// pod, listeners that come later begin another.
+func (p *Proxy) settle(pd *pod, why error) {
 	p.mu.Lock()
-	if p.pods[pd.uid] == pd {
+	pd.mu.Lock()
+	old, known := pd.life, pd.known
+	pd.closeListenersLocked()
+	pd.stay()
+	pd.life = p.newLife()
+	pd.mu.Unlock()
+	p.wantLocked(pd, mesh.Identity{})
+	if !known && p.pods[pd.uid] == pd {
 		delete(p.pods, pd.uid)
-		p.wantLocked(pd.identity, -1)
 		p.cfg.Metrics.Pods(len(p.pods))
 	}
 	p.mu.Unlock()
 	p.pool.ClosePod(pd.uid)
-	pd.stop(why)
-	p.log.Info("pod removed", "pod", pd.uid, "cause", why)
+	old.end(why)
+	p.log.Info("pod settled", "pod", pd.uid, "cause", why, "known", known)
 }
 
 func (p *Proxy) find(uid string) *pod {
@@ -203,36 +229,34 @@ func (p *Proxy) podLocked(uid string) *pod {
 	pd := p.pods[uid]
 	if pd == nil {
 		pd = &pod{
-			uid: uid, budget: hbone.NewBudget(podBudget), listeners: map[inpod.Kind]listener{}, serving: map[inpod.Kind]bool{},
-			conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
+			uid: uid, budget: hbone.NewBudget(podBudget), life: p.newLife(), listeners: map[inpod.Kind]listener{},
+			serving: map[inpod.Kind]bool{}, conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
 		}
-		pd.life, pd.end = context.WithCancelCause(p.life)
 		p.pods[uid] = pd
 		p.cfg.Metrics.Pods(len(p.pods))
 	}
 	return pd
 }
 
-// wantLocked counts the pods of an identity: its key lives with the first and is erased with the last.
-func (p *Proxy) wantLocked(id mesh.Identity, n int) {
-	if id.IsZero() {
+// wantLocked says which identity's key the pod needs, zero for none. A key lives with the first pod that needs it
+// and is erased with the last.
+func (p *Proxy) wantLocked(pd *pod, id mesh.Identity) {
+	old := pd.wants
+	if old == id {
 		return
 	}
-	switch before := p.wanted[id]; {
-	case before == 0 && n > 0:
-		p.cfg.Identities.Want(id)
-	case before+n == 0:
-		p.cfg.Identities.Forget(id)
-		delete(p.wanted, id)
-		return
+	pd.wants = id
+	if !id.IsZero() {
+		if p.wanted[id]++; p.wanted[id] == 1 {
+			p.cfg.Identities.Want(id)
+		}
 	}
-	p.wanted[id] += n
-}
-
-func (pd *pod) isKnown() bool {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	return pd.known
+	if !old.IsZero() {
+		if p.wanted[old]--; p.wanted[old] == 0 {
+			delete(p.wanted, old)
+			p.cfg.Identities.Forget(old)
+		}
+	}
 }
 
 func (pd *pod) self() mesh.Identity {
@@ -250,16 +274,14 @@ func (pd *pod) count() int {
 func (pd *pod) closeListeners() {
 	pd.mu.Lock()
 	defer pd.mu.Unlock()
+	pd.closeListenersLocked()
+}
+
+func (pd *pod) closeListenersLocked() {
 	for kind, l := range pd.listeners {
 		_ = l.Close()
 		delete(pd.listeners, kind)
 	}
-}
-
-// stop ends listeners, connections and tunnels at once.
-func (pd *pod) stop(why error) {
-	pd.closeListeners()
-	pd.end(why)
 }
 
 // goAway asks peers to open no new streams on the tunnels they hold to this pod.

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/mesh/reason"
 	"github.com/warren-mesh/warren/ztunnel/accesslog"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
@@ -173,11 +172,8 @@ func (p *Proxy) drain() {
 			}
 		}
 	}
-	p.end(&endError{reason: reason.Drained})
+	p.end(errLeft)
 	p.pool.CloseAll()
-	for _, pd := range pods {
-		pd.stop(&endError{reason: reason.Drained})
-	}
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
