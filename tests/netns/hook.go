@@ -5,6 +5,7 @@ package netns
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 )
 
@@ -18,6 +19,10 @@ const (
 
 // hooked says that Init ran, so that a re-executed binary plays its role instead of running the tests once more.
 var hooked bool
+
+// The main goroutine stays on the main thread. Threads that joined a pod's namespaces are left to die, and the main
+// thread is the one that Go can't end: it would keep the namespaces alive.
+func init() { runtime.LockOSThread() }
 
 // Init must be the first call in main of every binary that makes a mesh: the pause processes of pods and the
 // privilege-dropping step are the same binary, executed again. In those it does not return.

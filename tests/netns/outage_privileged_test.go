@@ -48,7 +48,8 @@ func TestWithoutAgentAndControl(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testutil.Eventually(t, 10*time.Second, "everything is ready again", func() bool { return len(s.Pending()) == 0 })
+	// ztunnel looks for its agent again after at most 15 s.
+	testutil.Eventually(t, 20*time.Second, "everything is ready again", func() bool { return len(s.Pending()) == 0 })
 	if err := ping(old, "after"); err != nil {
 		t.Errorf("the old connection after the restart: %v", err)
 	}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+	"github.com/warren-mesh/warren/ztunnel/record"
+)
+
+// shake opens TLS to a pod's HBONE port as no ztunnel would: with any certificate, or none. It verifies nothing.
+func shake(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) (*tls.Conn, error) {
+	t.Helper()
+	c := dial(t, from, "tcp", netip.AddrPortFrom(to, hbonePort).String(), 20*time.Second)
+	t.Cleanup(func() { c.Close() })
+	tc := tls.Client(c, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, InsecureSkipVerify: true,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if cert == nil {
+				return &tls.Certificate{}, nil
+			}
+			return cert, nil
+		},
+	})
+	return tc, tc.HandshakeContext(t.Context())
+}
+
+// tunnelTo opens a tunnel to a pod; the test fails without one.
+func tunnelTo(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) *hbone.ClientConn {
+	t.Helper()
+	tc, err := shake(t, from, to, cert)
+	if err != nil {
+		t.Fatalf("handshake with %s: %v", to, err)
+	}
+	_ = tc.SetDeadline(time.Time{}) // the tunnel lives on
+	c, err := hbone.NewClient(t.Context(), record.OverTLS(tc), hbone.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// connect asks a tunnel for an authority and returns the status: 200 when the stream opened, which is then closed.
+func connect(t *testing.T, c *hbone.ClientConn, authority string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s, err := c.Open(ctx, hbone.Request{Authority: authority})
+	var refused *hbone.StatusError
+	switch {
+	case err == nil:
+		s.Reset(hbone.CodeCancel)
+		return 200
+	case errors.As(err, &refused):
+		return refused.Status
+	}
+	t.Fatalf("CONNECT %s: %v", authority, err)
+	return 0
+}
+
+// impostor serves a pod's HBONE port in ztunnel's place, with the certificate it is given.
+type impostor struct {
+	cert    atomic.Pointer[tls.Certificate]
+	streams atomic.Int32 // accepted
+
+	mu     sync.Mutex
+	shakes []error // how handshakes ended
+}
+
+func newImpostor(t *testing.T, p *Pod) *impostor {
+	t.Helper()
+	i := &impostor{}
+	serve(t, p, fmt.Sprint(":", hbonePort), func(c *net.TCPConn) { i.serve(t.Context(), c) })
+	return i
+}
+
+func (i *impostor) serve(ctx context.Context, c net.Conn) {
+	tc := tls.Server(c, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return i.cert.Load(), nil },
+	})
+	err := tc.HandshakeContext(ctx)
+	i.mu.Lock()
+	i.shakes = append(i.shakes, err)
+	i.mu.Unlock()
+	if err != nil {
+		return
+	}
+	_ = hbone.Serve(ctx, record.OverTLS(tc), hbone.Config{}, func(ss *hbone.ServerStream) {
+		i.streams.Add(1)
+		s, err := ss.Accept(hbone.Header{})
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(s, "peer impostor")
+		_, _ = io.Copy(s, s)
+		_ = s.CloseWrite()
+	})
+}
+
+// lastShake is how the newest handshake ended, and how many there were.
+func (i *impostor) lastShake() (int, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.shakes) == 0 {
+		return 0, nil
+	}
+	return len(i.shakes), i.shakes[len(i.shakes)-1]
+}
