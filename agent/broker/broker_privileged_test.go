@@ -404,3 +404,36 @@ func TestZtunnelRestartGetsTheSameListeners(t *testing.T) {
 		t.Errorf("answer %q", got)
 	}
 }
+
+func TestDriftIsRepaired(t *testing.T) {
+	w, p, _, a, _, ls := captureOne(t)
+	go accepting(ls[inpod.Plaintext])
+	pins := filepath.Join(w.cfg.BPFFS, "warren", "v1", "pods")
+	pods, err := os.ReadDir(pins)
+	must(t, err)
+	if len(pods) != 1 {
+		t.Fatalf("%d pods pinned", len(pods))
+	}
+	list := func() string {
+		es, err := os.ReadDir(filepath.Join(pins, pods[0].Name()))
+		must(t, err)
+		var names []string
+		for _, e := range es {
+			names = append(names, e.Name())
+		}
+		return strings.Join(names, " ")
+	}
+	before := list()
+	for _, name := range strings.Fields(before) {
+		must(t, os.Remove(filepath.Join(pins, pods[0].Name(), name)))
+	}
+	testutil.Eventually(t, 5*time.Second, "pins are not repaired", func() bool { return list() == before })
+	s, err := a.Stats(t.Context())
+	must(t, err)
+	if s.Repairs == 0 || time.Since(s.Verified) > 2*time.Second {
+		t.Errorf("figures %+v", s)
+	}
+	if got := ask(t, w, netip.AddrPortFrom(p.v4, 8080)); !strings.HasPrefix(got, "plaintext") {
+		t.Errorf("answer %q", got)
+	}
+}

@@ -35,13 +35,17 @@ func findCgroups(root string) (cgroups, error) {
 		}
 		root = mount
 	}
-	// kubelet may itself have been given a cgroup to work below: look one level further.
+	return podsBelow(root), nil
+}
+
+// podsBelow looks for kubepods. kubelet may itself have been given a cgroup to work below: look one level further.
+func podsBelow(root string) cgroups {
 	for _, pattern := range []string{"kubepods", "kubepods.slice", "*/kubepods", "*/*kubepods.slice"} {
 		if m, _ := filepath.Glob(filepath.Join(root, pattern)); len(m) > 0 {
-			return cgroups{root: root, pods: m[0]}, nil
+			return cgroups{root: root, pods: m[0]}
 		}
 	}
-	return cgroups{root: root, pods: root}, nil
+	return cgroups{root: root, pods: root}
 }
 
 // cgroup2Mount returns the cgroup2 mount at or below dir, or the first of all.

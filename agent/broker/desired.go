@@ -48,7 +48,6 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 
 // try captures a pod, and reports a failure; the loop tries again.
 func (b *Broker) try(p *pod) {
-	b.dirty = true
 	if err := b.capture(p); err != nil {
 		if err.Error() != p.state.Reason {
 			b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)

@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 		os.Exit(dialRole())
 	case "stranger":
 		os.Exit(strangerRole())
+	case "ztunnel":
+		os.Exit(ztunnelRole())
+	case "hang":
+		os.Exit(hangRole())
 	}
 	os.Exit(2)
 }

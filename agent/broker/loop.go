@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	lookEvery   = 250 * time.Millisecond // at listeners, namespaces and pods not captured yet
+	retryEvery  = 100 * time.Millisecond // for pods not captured yet: their start may wait for it
+	lookEvery   = 500 * time.Millisecond // at listeners and namespaces
 	verifyEvery = time.Second            // at what is attached
 )
 
@@ -32,6 +33,8 @@ func (b *Broker) post(ctx context.Context, f func()) bool {
 // loop owns pods, agents and ztunnels until ctx ends.
 func (b *Broker) loop(ctx context.Context) {
 	defer close(b.ended)
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	verify := time.NewTicker(verifyEvery)
@@ -42,6 +45,12 @@ func (b *Broker) loop(ctx context.Context) {
 			return
 		case f := <-b.work:
 			f()
+		case <-retry.C:
+			for _, p := range b.pods {
+				if p.phase == waiting {
+					b.try(p)
+				}
+			}
 		case <-look.C:
 			b.look()
 		case <-verify.C:
@@ -65,15 +74,12 @@ func (b *Broker) persist() {
 	b.dirty = false
 }
 
-// look goes over the pods: tries those not captured, notices those gone, ends drains, revives listeners.
+// look goes over the pods: notices those gone, ends drains, revives listeners.
 func (b *Broker) look() {
 	now := time.Now()
 	for _, p := range b.pods {
 		switch {
-		case p.phase == waiting:
-			b.try(p)
-			continue
-		case b.gone(p):
+		case p.phase == waiting, b.gone(p):
 			continue
 		case p.phase == draining && b.drainOver(p, now):
 			b.dirty = true
