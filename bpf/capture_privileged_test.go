@@ -298,8 +298,12 @@ func TestLeavingTheMesh(t *testing.T) {
 	accept(t, far)
 	must1(peer.dial(at(p.ip4, 80)))(t)
 	accept(t, app)
+	steered := n.stat(reason.CapturedHBONE)
 	must1(peer.dial(at(p.ip4, 15008)))(t)
 	accept(t, p.hbone)
+	if n.stat(reason.CapturedHBONE) == steered {
+		t.Error("while draining, port 15008 is not steered")
+	}
 	client := at(peer.ip4, 4711)
 	if got := deliver(t, p, app, unix.AF_INET6, map4(at(p.ip4, 80)), client); got != client {
 		t.Errorf("while draining, the application sees %v, want %v", got, client)

@@ -86,7 +86,7 @@ func (d *Datapath) loadNode() error {
 	}
 	d.exempts = d.maps[mapExempts]
 	for _, spec := range d.objects.node {
-		progs, err := loadPrograms(spec, d.maps)
+		progs, err := d.objects.loadPrograms(spec, d.maps)
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ func loadGuardAlone(t *testing.T) *ebpf.Program {
 	for name, spec := range objs.shared {
 		d.maps[name] = must1(ebpf.NewMap(spec))(t)
 	}
-	prog := must1(loadForPod(objs.guard, guardProgOnLeave, 1, d.maps))(t)
+	prog := must1(objs.loadForPod(objs.guard, guardProgOnLeave, 1, d.maps))(t)
 	must(t, d.maps[mapPods].Put(uint64(1), &sockopsPod{Flags: flagCaptured}))
 	return prog
 }

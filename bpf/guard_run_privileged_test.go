@@ -19,7 +19,7 @@ const (
 // loadGuardFor gives the guard's program for a captured pod that need not exist, to be run on frames.
 func loadGuardFor(t testing.TB, d *Datapath, cookie uint64) *ebpf.Program {
 	t.Helper()
-	prog, err := loadForPod(d.objects.guard, guardProgOnLeave, cookie, d.maps)
+	prog, err := d.objects.loadForPod(d.objects.guard, guardProgOnLeave, cookie, d.maps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 )
 
@@ -31,6 +32,7 @@ type objects struct {
 	guard    *ebpf.CollectionSpec   // loaded per pod
 	shared   map[string]*ebpf.MapSpec
 	inflight *ebpf.MapSpec
+	cache    *btf.Cache
 }
 
 func parseObjects() (*objects, error) {
@@ -45,6 +47,7 @@ func parseObjects() (*objects, error) {
 		node:   []*ebpf.CollectionSpec{parse(loadConnect), parse(loadGetpeername), sockops, parse(loadSockopt)},
 		lookup: parse(loadLookup),
 		guard:  parse(loadGuard),
+		cache:  btf.NewCache(),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -62,14 +65,14 @@ func parseObjects() (*objects, error) {
 }
 
 // loadPrograms loads every program of spec on top of the given maps. The caller closes them.
-func loadPrograms(spec *ebpf.CollectionSpec, have map[string]*ebpf.Map) (map[string]*ebpf.Program, error) {
+func (o *objects) loadPrograms(spec *ebpf.CollectionSpec, have map[string]*ebpf.Map) (map[string]*ebpf.Program, error) {
 	use := make(map[string]*ebpf.Map, len(spec.Maps))
 	for name := range spec.Maps {
 		if m, ok := have[name]; ok {
 			use[name] = m
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: use})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: use, Cache: o.cache})
 	if err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
@@ -80,12 +83,12 @@ func loadPrograms(spec *ebpf.CollectionSpec, have map[string]*ebpf.Map) (map[str
 }
 
 // loadForPod loads the one program of spec for the pod with the netns cookie.
-func loadForPod(spec *ebpf.CollectionSpec, name string, cookie uint64, have map[string]*ebpf.Map) (*ebpf.Program, error) {
+func (o *objects) loadForPod(spec *ebpf.CollectionSpec, name string, cookie uint64, have map[string]*ebpf.Map) (*ebpf.Program, error) {
 	spec = spec.Copy()
 	if err := spec.Variables["pod_cookie"].Set(cookie); err != nil {
 		return nil, fmt.Errorf("set pod_cookie: %w", err)
 	}
-	progs, err := loadPrograms(spec, have)
+	progs, err := o.loadPrograms(spec, have)
 	if err != nil {
 		return nil, err
 	}

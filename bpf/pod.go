@@ -98,7 +98,7 @@ func (d *Datapath) fillPod(cookie uint64, a *attachment, l Listeners) error {
 			}
 		}
 	}
-	prog, err := loadForPod(d.objects.lookup, lookupProgOnLookup, cookie, d.podMaps(a))
+	prog, err := d.objects.loadForPod(d.objects.lookup, lookupProgOnLookup, cookie, d.podMaps(a))
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (d *Datapath) AttachGuard(cookie uint64, hostIfindex int) error {
 	if a == nil {
 		return fmt.Errorf("guard pod %d: %w", cookie, ErrUnknownPod)
 	}
-	prog, err := loadForPod(d.objects.guard, guardProgOnLeave, cookie, d.maps)
+	prog, err := d.objects.loadForPod(d.objects.guard, guardProgOnLeave, cookie, d.maps)
 	if err != nil {
 		return fmt.Errorf("guard pod %d: %w", cookie, err)
 	}

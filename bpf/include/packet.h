@@ -109,8 +109,9 @@ struct fragment {
 };
 
 /* RFC 7112: the first fragment holds the whole chain of headers; one that doesn't is dropped. With further
- * headers after the fragment header the TCP header's place is known to the first fragment alone. */
-static __always_inline enum frame parse_ipv6(struct __sk_buff *skb, __u32 off, struct packet *p)
+ * headers after the fragment header the TCP header's place is known to the first fragment alone.
+ * A global function, for the verifier reads those once, not once per depth of VLAN tags: each pod loads this program. */
+__noinline int parse_ipv6(struct __sk_buff *skb, __u32 off, struct packet *p)
 {
 	__u32 end, at = off + sizeof(struct ipv6hdr);
 	bool fragmented = false;
@@ -118,7 +119,7 @@ static __always_inline enum frame parse_ipv6(struct __sk_buff *skb, __u32 off, s
 	struct ipv6hdr ip;
 	__u8 next, ext[2];
 
-	if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version != 6)
+	if (!p || bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)) || ip.version != 6)
 		return FRAME_UNPARSABLE;
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
 	end = ip.payload_len ? at + bpf_ntohs(ip.payload_len) : 0;
