@@ -193,6 +193,13 @@ func (b *Broker) attach(c *broker.Conn) {
 	b.mu.Lock()
 	b.links[c] = true
 	b.setCurrent(c)
+	b.mu.Unlock()
+	b.askAgain()
+}
+
+// askAgain has every pool ask the current broker, which knows of no earlier request.
+func (b *Broker) askAgain() {
+	b.mu.Lock()
 	pools := slices.Collect(maps.Values(b.pools))
 	b.mu.Unlock()
 	for _, p := range pools {
@@ -213,18 +220,21 @@ func (b *Broker) setCurrent(c *broker.Conn) {
 
 func (b *Broker) detach(c *broker.Conn) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	delete(b.links, c)
-	if b.current != c {
-		return
-	}
-	// Another broker may have connected before this one and still be there: of two that connect at once, either may
-	// come second here.
-	for other := range b.links {
+	was := b.current == c
+	if was {
+		// Another may have connected before this one and still be there: of two that connect at once, either may
+		// come second here.
+		var other *broker.Conn
+		for l := range b.links {
+			other = l
+		}
 		b.setCurrent(other)
-		return
 	}
-	b.setCurrent(nil)
+	b.mu.Unlock()
+	if was {
+		b.askAgain()
+	}
 }
 
 func (b *Broker) shrinkPools(ctx context.Context) {
