@@ -153,6 +153,9 @@ func TestReservedPorts(t *testing.T) {
 	noConnection(t, p.out)
 	noConnection(t, p.plain)
 	noConnection(t, p.hbone)
+	if got := n.stat(reason.NoOriginalDestination); got < 2 {
+		t.Errorf("counted %d connections without an original destination", got)
+	}
 	if got := n.stat(reason.ReservedPort); got < 32 {
 		t.Errorf("counted %d refusals", got)
 	}
@@ -231,6 +234,44 @@ func TestOriginalDestinations(t *testing.T) {
 	var k sockopsFlow
 	if err := inner.NextKey(nil, &k); !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Errorf("an original destination is left behind for %v: %v", k, err)
+	}
+}
+
+// TestBusyPod: connections in flight are kept per pod, so that a busy one can evict only its own.
+func TestBusyPod(t *testing.T) {
+	n := newNode(t)
+	busy, quiet := n.newPod().capture(), n.newPod().capture()
+	inflight := func(p *pod) *ebpf.Map {
+		var id uint32
+		must(t, n.d.maps[mapOrigDst].Lookup(p.cookie, &id))
+		m := must1(ebpf.NewMapFromID(ebpf.MapID(id)))(t)
+		t.Cleanup(func() { m.Close() })
+		return m
+	}
+	k := sockopsFlow{Src: addrFrom(quiet.ip4), SrcPort: 1234, DstPort: 61000}
+	var v sockopsSockEndpoint
+	must(t, inflight(quiet).Put(&k, &v))
+	m := inflight(busy)
+	for i := range 10_000 {
+		must(t, m.Put(&sockopsFlow{Src: addrFrom(busy.ip4), SrcPort: uint16(i), DstPort: 61000}, &v))
+	}
+	if err := inflight(quiet).Lookup(&k, &v); err != nil {
+		t.Errorf("the quiet pod's entry: %v", err)
+	}
+	must1(busy.dial(outside4))(t)
+	accept(t, busy.out)
+}
+
+// TestUDPIsLeftAlone: the mesh carries TCP.
+func TestUDPIsLeftAlone(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod().capture()
+	for _, dst := range []netip.AddrPort{outside4, outside6} {
+		fd := p.socket(familyOf(dst.Addr()), unix.SOCK_DGRAM, 0)
+		must(t, unix.Connect(fd, sockaddr(familyOf(dst.Addr()), dst)))
+		if got := peerName(t, fd); got != dst {
+			t.Errorf("peer is %v, want %v", got, dst)
+		}
 	}
 }
 

@@ -201,6 +201,33 @@ func TestSockopts(t *testing.T) {
 	if err := unix.SetsockoptInt(z, unix.SOL_TCP, unix.TCP_NODELAY, 1); err != nil {
 		t.Errorf("an ordinary option: %v", err)
 	}
+	// Longer than a page: kernels before 6.4 fail these unless the program leaves them alone.
+	if err := unix.SetsockoptString(z, unix.SOL_TCP, unix.TCP_CONGESTION, "reno"+string(make([]byte, 8192))); err != nil {
+		t.Errorf("a long option: %v", err)
+	}
+}
+
+// TestRefusedDelivery leaves a client's address behind. A connection of the pod's own with the very same ports must not
+// be taken for that client's.
+func TestRefusedDelivery(t *testing.T) {
+	n := newNode(t)
+	p := n.newPod().capture()
+	src, dst := at(p.ip6, 45000), at(p.ip6, 80)
+	z := p.quickSocket(unix.AF_INET6)
+	must(t, n.d.Exempt(z))
+	must(t, setClient(z, netip.MustParseAddrPort("[fd01::3]:4568")))
+	must(t, unix.Bind(z, sockaddr(unix.AF_INET6, src)))
+	if err := dial(z, dst, answerTime); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatal(err)
+	}
+	must(t, unix.Close(z))
+	app := p.listen("[::]:80")
+	fd := p.socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
+	must(t, unix.Bind(fd, sockaddr(unix.AF_INET6, src)))
+	must(t, dial(fd, dst, answerTime))
+	if got := accept(t, app).RemoteAddr().(*net.TCPAddr).AddrPort(); got != src {
+		t.Errorf("the application sees %v, want %v", got, src)
+	}
 }
 
 // TestLoopbackOnlyApplication is refused, as it is to the network without a mesh.

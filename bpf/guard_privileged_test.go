@@ -145,6 +145,40 @@ func TestGuardStopsForeignSockets(t *testing.T) {
 	accept(t, far) // its SYN is repeated, and now excepted
 }
 
+// TestGuardNestedNamespace: a namespace inside the pod, as containers in containers have, has another cookie. What it
+// sends through the pod is stopped all the same.
+func TestGuardNestedNamespace(t *testing.T) {
+	n := newNode(t)
+	p, peer := n.newPod(), n.newPod()
+	inner := &pod{t: t, node: n, ns: newNetns(t)}
+	h, ph := inner.ns.netlink(t), p.ns.netlink(t)
+	must(t, ph.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "inner"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(inner.ns)),
+	}))
+	addAddr(t, ph, must1(ph.LinkByName("inner"))(t), netip.MustParsePrefix("10.10.0.1/24"))
+	addAddr(t, h, inner.eth0(), netip.MustParsePrefix("10.10.0.2/24"))
+	waitUp(t, h, "eth0")
+	waitUp(t, ph, "inner")
+	must(t, h.RouteAdd(&netlink.Route{Gw: net.IPv4(10, 10, 0, 1)}))
+	p.sysctl("net/ipv4/ip_forward", "1")
+
+	src, dst := at(netip.MustParseAddr("10.10.0.2"), 1234), at(peer.ip4, 80)
+	send := func() {
+		fd := inner.socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		must(t, unix.Sendto(fd, ipv4(src.Addr(), dst.Addr(), 6, 0, nil, tcpHeader(src, dst, flagSYN)), 0, sockaddr(unix.AF_INET, dst)))
+	}
+	sniff := peer.sniffer()
+	send()
+	if !sniffed(t, sniff) {
+		t.Error("does not arrive before capture, so the test shows nothing")
+	}
+	p.capture()
+	send()
+	if sniffed(t, sniff) || n.stat(reason.GuardNotExempt) == 0 {
+		t.Error("went past the guard")
+	}
+}
+
 // TestGrace: a connection under way when a running pod is captured gets one retransmission, in a new pod none.
 func TestGrace(t *testing.T) {
 	n := newNode(t)

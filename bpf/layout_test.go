@@ -3,13 +3,17 @@
 package bpf
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"reflect"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/warren-mesh/warren/mesh/broker"
@@ -119,5 +123,23 @@ func TestPorts(t *testing.T) {
 		if got, err := strconv.ParseInt(m[1], 0, 32); err != nil || int(got) != want {
 			t.Errorf("%s is %s in C, %d in Go", name, m[1], want)
 		}
+	}
+}
+
+func TestMissingFeature(t *testing.T) {
+	defer func(old []feature) { needed = old }(needed)
+	broken := errors.New("no permission")
+	needed = []feature{
+		{"something new", "9.1", func() error { return fmt.Errorf("probe: %w", ebpf.ErrNotSupported) }},
+		{"something forbidden", "9.2", func() error { return broken }},
+		{"something old", "2.6", func() error { return nil }},
+	}
+	err := Probe()
+	var missing *MissingFeatureError
+	if !errors.As(err, &missing) || missing.Feature != "something new" || missing.Since != "9.1" {
+		t.Errorf("probe: %v", err)
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) || !errors.Is(err, broken) || strings.Contains(err.Error(), "old") {
+		t.Errorf("probe: %v", err)
 	}
 }

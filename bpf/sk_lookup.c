@@ -93,9 +93,13 @@ int on_lookup(struct bpf_sk_lookup *ctx)
 	read_arrival(ctx, &t);
 
 	if (pod_local(pod, &t.src)) {
+		if (!port_capture(t.dst_port))
+			return SK_PASS;
 		/* Also while draining: whoever was redirected just before must not be refused. */
-		if (port_capture(t.dst_port) && has_original(&t))
+		if (has_original(&t))
 			return steer(ctx, LISTENER_OUTBOUND, REASON_NONE);
+		/* Evicted, or never captured: nobody listens there, unless it is the application itself. */
+		count(REASON_NO_ORIGINAL_DESTINATION);
 		return SK_PASS;
 	}
 	if (t.dst_port == PORT_HBONE)

@@ -62,30 +62,39 @@ static __always_inline void show_on_mptcp(struct bpf_sock *sk, struct peer *peer
 		*shown = copy; /* it may have been there from an earlier connect */
 }
 
-/* Connecting: an application's socket leaves its original destination, ztunnel's the client's address. */
+/* Connecting to the pod's own address: an application's redirected socket leaves its original destination, ztunnel's
+ * the client's address. One that leaves nothing takes away what an earlier, refused connection with the same ports
+ * may have left. */
 static __always_inline void on_syn(struct bpf_sock_ops *s, struct bpf_sock *sk, const struct pod *pod, __u64 cookie)
 {
+	void *originals = bpf_map_lookup_elem(&orig_dst, &cookie), *clients = bpf_map_lookup_elem(&client_addr, &cookie);
 	struct addr local, remote;
 	struct flow flow = {};
 	struct exempt *e;
 	struct peer *peer;
 
 	read_ends(s, &local, &remote);
+	if (!pod_owns(pod, &remote))
+		return;
 	flow.src = local;
 	flow.src_port = s->local_port;
 	flow.dst_port = remote_port(s);
 
 	e = bpf_sk_storage_get(&exempts, sk, 0, 0);
-	if (e) {
-		if (e->has_client && pod_owns(pod, &remote))
-			put(bpf_map_lookup_elem(&client_addr, &cookie), &flow, &e->client);
+	if (e && e->has_client) {
+		put(clients, &flow, &e->client);
 		return;
 	}
-	peer = bpf_sk_storage_get(&sock_peers, sk, 0, 0);
-	if (!peer || peer->via != bpf_htons(flow.dst_port))
+	peer = e ? NULL : bpf_sk_storage_get(&sock_peers, sk, 0, 0);
+	if (peer && peer->via == bpf_htons(flow.dst_port)) {
+		put(originals, &flow, &peer->shown);
+		show_on_mptcp(sk, peer);
 		return;
-	put(bpf_map_lookup_elem(&orig_dst, &cookie), &flow, &peer->shown);
-	show_on_mptcp(sk, peer);
+	}
+	if (originals)
+		bpf_map_delete_elem(originals, &flow);
+	if (clients)
+		bpf_map_delete_elem(clients, &flow);
 }
 
 /* Accepted in the capture range: ztunnel's socket. */
