@@ -125,7 +125,7 @@ func waitForLinks(what string, s *sandbox, expected ...string) []string {
 }
 
 func (l links) others(expected []string) ([]string, error) {
-	all, err := l.LinkList()
+	all, err := l.list()
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -132,4 +133,15 @@ func (l links) veth(name string, other *sandbox, bridge int) error {
 		return err
 	}
 	return nil
+}
+
+// list returns the links. While namespaces come and go the kernel may say that a dump is not of one moment: then again.
+func (l links) list() ([]netlink.Link, error) {
+	for range 100 {
+		all, err := l.LinkList()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return nil, netlink.ErrDumpInterrupted
 }

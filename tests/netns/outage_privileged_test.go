@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,10 +50,23 @@ func TestWithoutAgentAndControl(t *testing.T) {
 		}
 	}
 	// ztunnel looks for its agent again after at most 15 s.
-	testutil.Eventually(t, 20*time.Second, "everything is ready again", func() bool { return len(s.Pending()) == 0 })
+	readyAgain(t, s, 20*time.Second)
 	if err := ping(old, "after"); err != nil {
 		t.Errorf("the old connection after the restart: %v", err)
 	}
+}
+
+// readyAgain waits until nothing is pending.
+func readyAgain(t *testing.T, s *spine, within time.Duration) {
+	t.Helper()
+	started := time.Now()
+	for pending := s.Pending(); len(pending) > 0; pending = s.Pending() {
+		if time.Since(started) > within {
+			t.Fatalf("not ready again after %v:\n  %s", within, strings.Join(pending, "\n  "))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("everything is ready again after %v", time.Since(started).Round(time.Millisecond))
 }
 
 // TestAgentsAndBrokersRestart kills only the children: the supervisors bring them back, and no connection notices.
@@ -76,7 +90,7 @@ func TestAgentsAndBrokersRestart(t *testing.T) {
 			}
 		}
 	}
-	testutil.Eventually(t, 10*time.Second, "everything is ready again", func() bool { return len(s.Pending()) == 0 })
+	readyAgain(t, s, 10*time.Second)
 }
 
 // TestZtunnelDies kills a ztunnel: both applications see a reset within a second, never an EOF, and new connections

@@ -50,6 +50,9 @@ func (p *Process) Start() error {
 	if p.runningLocked() {
 		return fmt.Errorf("start %s: it runs already", p.Name)
 	}
+	if err := os.MkdirAll(p.cgroup, 0o755); err != nil {
+		return err
+	}
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -145,7 +148,11 @@ func (p *Process) Kill() error {
 	if done != nil {
 		<-done
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// A cgroup that was killed once kills what clone(2) puts into it later (seen on 6.18): Start makes a new one.
+	return removeCgroup(p.cgroup)
 }
 
 // Stop sends SIGTERM and waits for an orderly end; after the deadline it kills.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // traces is what the host looks like outside the mesh's namespaces: it must be the same before and after.
@@ -46,7 +47,12 @@ func sysctls(dirs []string) map[string]string {
 }
 
 func hostLinks() []string {
-	all, err := netlink.LinkList()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	defer h.Close()
+	all, err := links{h}.list()
 	if err != nil {
 		return nil
 	}
