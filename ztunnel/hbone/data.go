@@ -8,7 +8,9 @@ func (r *reader) beginData(h frameHeader) error {
 	if h.stream == 0 {
 		return connError(CodeProtocol, "DATA on stream 0")
 	}
-	if h.length == 0 && !h.has(flagEndStream) {
+	if h.length > 0 {
+		r.flood.earn()
+	} else if !h.has(flagEndStream) {
 		if err := r.flood.draw("empty DATA"); err != nil {
 			return err
 		}

@@ -16,6 +16,13 @@ type flood struct {
 	last  int64 // monotonic nanoseconds; set when the connection begins
 }
 
+// earn makes up for one frame: a peer that sends payload may also ask for signs of life.
+func (f *flood) earn() {
+	if f.spent > 0 {
+		f.spent--
+	}
+}
+
 func (f *flood) draw(what string) error {
 	f.spent++
 	if f.spent < floodBurst {

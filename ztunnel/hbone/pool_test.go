@@ -250,6 +250,41 @@ func TestPoolDialOutlivesCaller(t *testing.T) {
 	}
 }
 
+// TestPoolClosesDials: who waits for a dial of a pod that goes learns it at once; what the dial brings is closed.
+func TestPoolClosesDials(t *testing.T) {
+	f := &farm{tb: t, handler: accepting(echo)}
+	p := newPool(t, PoolConfig{})
+	began, release := make(chan struct{}), make(chan struct{})
+	opened := make(chan error)
+	go func() {
+		_, err := p.Open(deadline(t), podA, Request{Authority: "a:1"}, func(ctx context.Context) (record.Conn, error) {
+			close(began)
+			<-release
+			return f.dial(ctx)
+		})
+		opened <- err
+	}()
+	<-began
+	p.ClosePod(podA.PodUID)
+	if err := <-opened; err != ErrPoolClosed {
+		t.Errorf("open: %v", err)
+	}
+	close(release)
+	eventually(t, "a connection made and closed", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.servers) == 0 {
+			return false
+		}
+		select {
+		case <-f.servers[0].Done():
+			return p.Connections() == 0
+		default:
+			return false
+		}
+	})
+}
+
 func TestPoolCloses(t *testing.T) {
 	f := &farm{tb: t, handler: accepting(echo)}
 	p := newPool(t, PoolConfig{})

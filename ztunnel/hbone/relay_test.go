@@ -120,6 +120,99 @@ func TestRelayBothDirectionsExact(t *testing.T) {
 	p.inOrder(t)
 }
 
+// TestRelaySmallMessages: window taken for a read that brought less, or nothing, is given back.
+func TestRelaySmallMessages(t *testing.T) {
+	p := newPath(t, Config{})
+	go func() {
+		_, _ = io.Copy(writerOnly{p.server}, readerOnly{p.server})
+		_ = p.server.CloseWrite()
+	}()
+	message := make([]byte, 64)
+	for i := range 2000 {
+		message[0] = byte(i)
+		if _, err := p.client.Write(message); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(p.client, message); err != nil || message[0] != byte(i) {
+			t.Fatalf("message %d: %v", i, err)
+		}
+	}
+	_ = p.client.CloseWrite()
+	if _, err := p.client.Read(message); err != io.EOF {
+		t.Fatal(err)
+	}
+	p.inOrder(t)
+}
+
+// TestFullSocket: while WriteTo waits for a full application socket, the connection's reader does not, and what
+// was sent meanwhile arrives behind it in order.
+func TestFullSocket(t *testing.T) {
+	stuck := make(chan *Stream, 1)
+	app, near := tcpPair(t)
+	tun := newTunnel(t, Config{}, func(ss *ServerStream) {
+		s, err := ss.Accept(Header{})
+		if err != nil {
+			return
+		}
+		if ss.Request().Authority == "stuck:1" {
+			stuck <- s
+			_, _ = s.WriteTo(near)
+			_ = near.CloseWrite()
+			return
+		}
+		echo(s)
+	})
+	s, err := tun.client.Open(deadline(t), Request{Authority: "stuck:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := <-stuck
+	waits := func() bool {
+		far.in.mu.Lock()
+		defer far.in.mu.Unlock()
+		return far.in.draining
+	}
+	piece := make([]byte, 1000)
+	sent := 0
+	send := func() {
+		for i := range piece {
+			piece[i] = byte((sent + i) * 31 >> 4)
+		}
+		if _, err := s.Write(piece); err != nil {
+			t.Fatal(err)
+		}
+		sent += len(piece)
+	}
+	other := tun.open(t)
+	roundTrip := func() {
+		_, _ = other.Write(piece[:1])
+		if _, err := io.ReadFull(other, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for !waits() {
+		send()
+		if sent%100000 == 0 {
+			roundTrip()
+		}
+	}
+	for range 20 {
+		send()
+		roundTrip()
+	}
+	_ = s.CloseWrite()
+	_ = app.SetDeadline(time.Now().Add(20 * time.Second))
+	got, err := io.ReadAll(app)
+	if err != nil || len(got) != sent {
+		t.Fatalf("%d of %d bytes, %v", len(got), sent, err)
+	}
+	for i, b := range got {
+		if b != byte(i*31>>4) {
+			t.Fatalf("byte %d is another", i)
+		}
+	}
+}
+
 func TestRelayHalfClose(t *testing.T) {
 	for _, order := range []string{"client first", "server first"} {
 		t.Run(order, func(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 // ReadFrom sends what r yields until its io.EOF, which gives a nil error and leaves the stream open: CloseWrite
 // ends it. If r is a socket (it has SyscallConn and deadlines) bytes are read past r's own Read straight into the
 // slots they are sealed in, and waiting for r holds no buffer. When the stream ends meanwhile, r's read deadline
-// is set to the past to interrupt the wait, and the stream's error returned.
+// is set to the past to interrupt the wait, and the stream's error returned. Call it, not io.Copy, which would
+// ask r's WriteTo first.
 func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
