@@ -48,7 +48,7 @@ func (p *Proxy) spawn(stay life, pd *pod, c *inpod.Conn, serve serveFunc) {
 		return
 	}
 	go func() {
-		defer p.work.Done()
+		defer p.leaveWork()
 		serve(stay, pd, c)
 	}()
 }
@@ -61,5 +61,11 @@ func (p *Proxy) enter() bool {
 		return false
 	}
 	p.work.Add(1)
+	p.active.Add(1)
 	return true
+}
+
+func (p *Proxy) leaveWork() {
+	p.active.Add(-1)
+	p.work.Done()
 }

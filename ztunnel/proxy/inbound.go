@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -34,7 +35,7 @@ type tunnel struct {
 }
 
 // goAway asks the peer to open no more streams here. HTTP/2 wants SETTINGS first; a tunnel that has seen no
-// stream yet is told with its first.
+// stream yet may be so young that they have not left.
 func (t *tunnel) goAway() {
 	t.mu.Lock()
 	t.away = true
@@ -42,8 +43,13 @@ func (t *tunnel) goAway() {
 	t.mu.Unlock()
 	if started {
 		t.server.GoAway()
+	} else {
+		time.AfterFunc(youth, t.server.GoAway)
 	}
 }
+
+// youth is the age at which a tunnel's SETTINGS are certainly out.
+const youth = 100 * time.Millisecond
 
 func (t *tunnel) start() {
 	t.mu.Lock()
@@ -71,7 +77,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.serveStream(t, s) })
 	pd.mu.Lock()
 	pd.tunnels[t] = struct{}{}
-	leaving := pd.leaving != nil
+	leaving := pd.leaving != nil || p.draining.Load()
 	pd.mu.Unlock()
 	if leaving {
 		t.goAway()
@@ -118,7 +124,7 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 	if !p.enter() {
 		return // refused by its tunnel
 	}
-	defer p.work.Done()
+	defer p.leaveWork()
 	t.start()
 	req := s.Request()
 	f := facts{

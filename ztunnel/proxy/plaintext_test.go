@@ -3,9 +3,13 @@
 package proxy
 
 import (
+	"bytes"
+	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -224,5 +228,84 @@ func TestWaits(t *testing.T) {
 		eventually(t, "the connection", func() bool { return m.near.proxy.find(client.uid).count() == 1 })
 		m.store.Apply(mesh.PutWorkload{Workload: client.workload})
 		roundTrip(t, c, "known at last")
+	})
+}
+
+// TestSplicedEnds: what passes through in plaintext ends as exactly as what is tunnelled.
+func TestSplicedEnds(t *testing.T) {
+	const dst = "192.0.2.1:443"
+	t.Run("half-close, client first", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.serve(dst, func(c *net.TCPConn, _ netip.AddrPort) {
+			got, _ := io.ReadAll(c)
+			_, _ = c.Write(append(got, " and answered"...))
+		})
+		c := client.dial(dst)
+		_, _ = io.WriteString(c, "asked")
+		_ = c.CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || string(got) != "asked and answered" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+	t.Run("half-close, server first", func(t *testing.T) {
+		m, client, _ := pair(t)
+		got := make(chan string, 1)
+		m.serve(dst, func(c *net.TCPConn, _ netip.AddrPort) {
+			_, _ = io.WriteString(c, "over")
+			_ = c.CloseWrite()
+			b, _ := io.ReadAll(c)
+			got <- string(b)
+		})
+		c := client.dial(dst)
+		if b, err := io.ReadAll(c); err != nil || string(b) != "over" {
+			t.Fatalf("got %q, %v", b, err)
+		}
+		_, _ = io.WriteString(c, "late")
+		_ = c.Close()
+		if s := <-got; s != "late" {
+			t.Errorf("the server got %q, want late", s)
+		}
+	})
+	t.Run("reset by the server", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.serve(dst, func(c *net.TCPConn, _ netip.AddrPort) {
+			_, _ = io.ReadFull(c, make([]byte, 1))
+			_ = c.SetLinger(0)
+		})
+		c := client.dial(dst)
+		_, _ = io.WriteString(c, "x")
+		wantReset(t, "client", c)
+		m.near.logged(map[string]any{"reason": "STREAM_RESET"})
+	})
+	t.Run("reset by the client", func(t *testing.T) {
+		m, client, _ := pair(t)
+		ended := make(chan error, 1)
+		m.serve(dst, func(c *net.TCPConn, _ netip.AddrPort) {
+			_, err := io.Copy(c, c)
+			ended <- err
+		})
+		c := client.dial(dst)
+		_, _ = io.WriteString(c, "x")
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the server's read ended with %v, want ECONNRESET", err)
+		}
+	})
+	t.Run("more than one chunk", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.echo(dst)
+		c := client.dial(dst)
+		sent := make([]byte, 3*chunk+17)
+		_, _ = rand.Read(sent)
+		go func() {
+			_, _ = c.Write(sent)
+			_ = c.CloseWrite()
+		}()
+		if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+			t.Errorf("got %d bytes, %v; want the %d sent", len(got), err, len(sent))
+		}
+		m.near.logged(map[string]any{"bytes_sent": float64(len(sent)), "bytes_recv": float64(len(sent))})
 	})
 }

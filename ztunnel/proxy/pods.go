@@ -103,7 +103,7 @@ func (p *Proxy) event(e inpod.Event) {
 }
 
 // errLeft ends what outlives its pod's stay in the mesh.
-var errLeft = &endError{reason: reason.Drained}
+var errLeft = fail(reason.Drained, "its pod left the mesh or its ztunnel ended, and the time to drain is over")
 
 func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	p.mu.Lock()
@@ -216,7 +216,7 @@ func (p *Proxy) settle(pd *pod, why error) {
 	p.mu.Unlock()
 	p.pool.ClosePod(pd.uid)
 	old.end(why)
-	p.log.Info("pod settled", "pod", pd.uid, "cause", why, "known", known)
+	p.log.Info("pod out of the mesh", "pod", pd.uid, "announced", known)
 }
 
 func (p *Proxy) find(uid string) *pod {

@@ -90,7 +90,10 @@ type Proxy struct {
 
 	nextID atomic.Uint64
 	loops  sync.WaitGroup // accept loops and watchers
-	work   sync.WaitGroup // connections
+	work   sync.WaitGroup // connections, and the tunnels they come by
+	active atomic.Int64   // what work waits for
+
+	draining atomic.Bool
 
 	mu       sync.Mutex
 	pods     map[string]*pod
@@ -142,6 +145,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // drain ends all connections; new ones wait in the listeners' backlogs for the next ztunnel.
 func (p *Proxy) drain() {
+	p.draining.Store(true)
 	p.mu.Lock()
 	p.stopping = true
 	pods := make([]*pod, 0, len(p.pods))
@@ -149,27 +153,22 @@ func (p *Proxy) drain() {
 		pods = append(pods, pd)
 	}
 	p.mu.Unlock()
-	live := 0
 	for _, pd := range pods {
 		pd.closeListeners()
 		pd.goAway()
-		live += pd.count()
 	}
 	p.pool.GoAway()
-	p.log.Info("draining", "connections", live, "deadline", p.cfg.Drain)
+	p.log.Info("draining", "active", p.active.Load(), "deadline", p.cfg.Drain)
 	deadline := time.NewTimer(p.cfg.Drain)
 	defer deadline.Stop()
-	idle := time.NewTicker(20 * time.Millisecond)
+	idle := time.NewTicker(10 * time.Millisecond)
 	defer idle.Stop()
-	for live > 0 {
+	// Tunnels count too: a stream may be on its way until the peer has answered GOAWAY.
+	for over := false; !over && p.active.Load() > 0; {
 		select {
 		case <-deadline.C:
-			live = 0
+			over = true
 		case <-idle.C:
-			live = 0
-			for _, pd := range pods {
-				live += pd.count()
-			}
 		}
 	}
 	p.end(errLeft)
