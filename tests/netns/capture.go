@@ -40,12 +40,17 @@ func (m *Mesh) Capture() *Capture {
 	return c
 }
 
-// capture opens a packet socket over all ports of the bridge. Each frame is seen where it comes in.
+// capture opens a packet socket over all ports of the bridge.
 func (w *wire) capture() (*Capture, error) {
 	f, err := w.sandbox.socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
 	if err != nil {
 		return nil, err
 	}
+	return newCapture(f)
+}
+
+// newCapture reads a packet socket. Each frame is seen where it comes in.
+func newCapture(f *os.File) (*Capture, error) {
 	fd := int(f.Fd())
 	// A burst of full-size segments must fit: the reader shares two CPUs with everything else.
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {

@@ -5,14 +5,20 @@ package netns
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // State describes a running mesh to other processes: enough to look at it and to run commands in it.
 type State struct {
 	Owner     string // "pid-starttime" of the process that holds it
+	Purpose   string `json:",omitempty"` // what its owner says it is for
+	Wire      int    // pid of the process in the network namespace between the nodes
 	Manifests string
 	Logs      string
 	Nodes     []Member
@@ -33,7 +39,7 @@ type Member struct {
 // State describes the mesh as it is now.
 func (m *Mesh) State() State {
 	m.settle()
-	s := State{Owner: m.run[:strings.LastIndexByte(m.run, '-')], Manifests: m.Manifests(), Logs: m.Logs()}
+	s := State{Owner: m.run[:strings.LastIndexByte(m.run, '-')], Wire: m.wire.pid(), Manifests: m.Manifests(), Logs: m.Logs()}
 	for _, n := range m.Nodes() {
 		s.Nodes = append(s.Nodes, Member{Name: n.Name, Node: n.Name, PID: n.sandbox.pid(), Cgroup: filepath.Join(n.Cgroup, "kubelet"), IPv4: n.IPv4, IPv6: n.IPv6})
 	}
@@ -75,4 +81,33 @@ func (m Member) Start(cmd *exec.Cmd) error {
 // Captured is what the pod's node has published about it: "true", a reason word, or "" when nothing.
 func (s State) Captured(pod Member) string {
 	return captured(s.Manifests, pod.Namespace, pod.Name, pod.UID)
+}
+
+// Capture records the wire of a mesh that another process holds, until Stop.
+func (s State) Capture() (*Capture, error) {
+	type opened struct {
+		fd  int
+		err error
+	}
+	done := make(chan opened)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine, and the namespace it joined with it
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.Wire))
+		if err != nil {
+			done <- opened{err: err}
+			return
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- opened{err: os.NewSyscallError("setns", err)}
+			return
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+		done <- opened{fd, os.NewSyscallError("socket", err)}
+	}()
+	o := <-done
+	if o.err != nil {
+		return nil, fmt.Errorf("capture packets: %w", o.err)
+	}
+	return newCapture(os.NewFile(uintptr(o.fd), "wire"))
 }
