@@ -134,6 +134,48 @@ func feedServer(t *testing.T, in []byte, step int) (received int64, err error) {
 	}
 }
 
+// FuzzAnswers feeds a client with two open streams arbitrary frames: no panic, and each stream ends with its
+// connection.
+func FuzzAnswers(f *testing.F) {
+	after := len(preface)
+	f.Add(session(func(p *peer) {
+		p.request(1, ":status", "200", "baggage", "a=b")
+		_ = p.WriteData(1, true, []byte("hello"))
+		p.request(3, ":status", "503")
+		_ = p.WriteRSTStream(3, 0)
+	})[after:])
+	f.Add(session(func(p *peer) {
+		p.request(1, ":status", "103")
+		_ = p.WriteGoAway(1, 0, nil)
+		_ = p.WriteWindowUpdate(0, 5)
+	})[after:])
+	f.Fuzz(func(t *testing.T, in []byte) {
+		c := newConn(&sunk{}, Config{}, true)
+		c.peerMax = 2
+		var streams []*Stream
+		for range 2 {
+			s, err := c.request(Request{Authority: "a:1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams = append(streams, s)
+		}
+		_ = c.reader.feed(in)
+		c.reader.endBatch()
+		c.flushWait()
+		_ = c.fail(nil)
+		for _, s := range streams {
+			<-s.ready
+			if n, err := io.Copy(io.Discard, readerOnly{s}); err == nil && !s.remoteEnded() || n > int64(len(in)) {
+				t.Fatalf("stream %d: %d bytes, %v", s.id, n, err)
+			}
+		}
+		if used := c.config.Budget.Used(); used != 0 {
+			t.Fatalf("%d bytes are still held", used)
+		}
+	})
+}
+
 func codeOf(err error) Code {
 	var fault *ConnError
 	if errors.As(err, &fault) {

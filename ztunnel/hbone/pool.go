@@ -28,6 +28,8 @@ type PoolConfig struct {
 	IdleTimeout time.Duration
 	// DialTimeout bounds one dial, TLS handshake included; default 15 s.
 	DialTimeout time.Duration
+	// PodBudget gives the budget that all connections of a pod share; nil leaves it to Config.
+	PodBudget func(podUID string) *Budget
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -81,8 +83,10 @@ func NewPool(config PoolConfig) *Pool {
 
 // Open opens a stream on a connection of that key with room for it; without one it dials. At most one dial of a
 // key is under way, and its result, failure too, is shared by all who wait; it outlives the ctx of whoever began
-// it. Errors are those of dial and of ClientConn.Open.
+// it. A pooled connection that is lost before it answers is replaced once. Errors are those of dial and of
+// ClientConn.Open.
 func (p *Pool) Open(ctx context.Context, key Key, req Request, dial Dial) (*Stream, error) {
+	waited := false
 	for tries := 0; tries < maxTries; {
 		client, wait, mine, err := p.find(key, dial)
 		if err != nil {
@@ -100,10 +104,11 @@ func (p *Pool) Open(ctx context.Context, key Key, req Request, dial Dial) (*Stre
 			if wait.err != nil {
 				return nil, wait.err
 			}
+			waited = true
 			continue
 		}
 		s, err := client.Open(ctx, req)
-		if err == nil || !elsewhere(err) {
+		if err == nil || !elsewhere(err) && (waited || !stale(err)) {
 			return s, err
 		}
 		if !errors.Is(err, ErrFull) {
@@ -124,6 +129,12 @@ func elsewhere(err error) bool {
 		return reset.Code == CodeRefusedStream && !reset.Local
 	}
 	return errors.Is(err, ErrFull) || errors.Is(err, ErrGoingAway)
+}
+
+// stale reports whether a connection from the pool turned out to be dead before it answered: no byte of the
+// application was on its way, so one that is dialled now may be tried.
+func stale(err error) bool {
+	return errors.Is(err, ErrConnectionLost) && !errors.Is(err, errClosed)
 }
 
 // find returns a connection with room, or the dial to wait for, which it starts if need be.
@@ -174,7 +185,11 @@ func (p *Pool) dial(key Key, e *entry, d *dialing, dial Dial) {
 	rc, err := dial(ctx)
 	var client *ClientConn
 	if err == nil {
-		client, err = newClient(ctx, rc, p.config.Config, func() { p.changed(key) })
+		config := p.config.Config
+		if p.config.PodBudget != nil {
+			config.Budget = p.config.PodBudget(key.PodUID)
+		}
+		client, err = newClient(ctx, rc, config, func() { p.changed(key) })
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -250,6 +250,38 @@ func TestPoolDialOutlivesCaller(t *testing.T) {
 	}
 }
 
+// TestPoolReplacesStale: a server that died behind an idle connection costs a dial, not a failure; one that dies
+// behind a fresh connection is told.
+func TestPoolReplacesStale(t *testing.T) {
+	var die atomic.Int32
+	f := &farm{tb: t}
+	f.handler = func(ss *ServerStream) {
+		if die.Add(-1) >= 0 {
+			_ = ss.stream.conn.records.Close()
+			return
+		}
+		accepting(echo)(ss)
+	}
+	budget := NewBudget(1 << 20)
+	p := newPool(t, PoolConfig{PodBudget: func(string) *Budget { return budget }})
+	s, err := p.Open(deadline(t), podA, Request{Authority: "a:1"}, f.dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.conn.config.Budget != budget {
+		t.Error("the pod's budget is not used")
+	}
+	s.Reset(CodeCancel)
+	die.Store(1)
+	if _, err := p.Open(deadline(t), podA, Request{Authority: "a:1"}, f.dial); err != nil || f.dials.Load() != 2 {
+		t.Fatalf("behind an idle connection: %v, %d dials", err, f.dials.Load())
+	}
+	die.Store(1)
+	if _, err := p.Open(deadline(t), podB, Request{Authority: "a:1"}, f.dial); !errors.Is(err, ErrConnectionLost) {
+		t.Fatalf("behind a fresh connection: %v", err)
+	}
+}
+
 // TestPoolClosesDials: who waits for a dial of a pod that goes learns it at once; what the dial brings is closed.
 func TestPoolClosesDials(t *testing.T) {
 	f := &farm{tb: t, handler: accepting(echo)}
