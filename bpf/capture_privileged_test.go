@@ -273,6 +273,9 @@ func TestUDPIsLeftAlone(t *testing.T) {
 			t.Errorf("peer is %v, want %v", got, dst)
 		}
 	}
+	if got := n.stat(reason.CapturedOutbound); got != 0 {
+		t.Errorf("%d were captured", got)
+	}
 }
 
 // TestIPv4OnlyListeners: on hosts without IPv6 the broker listens on AF_INET. IPv6, should there be any, is refused.
