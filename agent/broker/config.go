@@ -26,7 +26,7 @@ type Config struct {
 	// tests: no other process is served. There is no default.
 	ZtunnelUID uint32
 	RunDirGID  int
-	// CreditRate and CreditBurst bound the dial sockets made for one pod. Default 10000 per second and 1012.
+	// CreditRate and CreditBurst bound the dial sockets made for one pod. Default 20000 per second and 1012.
 	CreditRate, CreditBurst int
 
 	load func(Config, cgroups) (datapath, error) // in place of the kernel programs, in tests

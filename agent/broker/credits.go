@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	creditRate  = 10000 // dial sockets per second and pod: twice what one pod was measured to use up
+	creditRate  = 20000 // dial sockets per second and pod: twice what one pod was measured to use up
 	creditBurst = 1012  // four full batches
 )
 
