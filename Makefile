@@ -66,8 +66,8 @@ demo: build ## two nodes, a sample application, traffic, and a report of what ha
 demo-down: ## stop the demo
 	@[ ! -x $(BIN)/warren-netns ] || $(BIN)/warren-netns down
 
-bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json
-	$(GO) run ./tests/bench
+bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
+	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
 lint: ## gofmt, vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'd: $$out" >&2; exit 1; }

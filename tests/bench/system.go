@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/warren-mesh/warren/tests/netns"
+)
+
+// Names of systems.
+const (
+	none    = "none"    // pods outside the mesh, direct
+	haproxy = "haproxy" // two relays, mTLS between them
+	warren  = "warren"  // captured pods
+)
+
+// serverPort is where the answering application listens.
+const serverPort = 8080
+
+// system is a way from a client pod on node a to a server pod on node b.
+type system struct {
+	name           string
+	client, server *netns.Pod
+	target         string  // what the client dials
+	groups         []group // whose CPU counts; none for no mesh
+	ends           []int   // the processes at both ends of the tunnel, whose memory counts per connection
+	idle           []int   // the processes of one node, whose memory counts idle
+}
+
+// newSystem makes the pods; warren's are captured once the mesh is up.
+func newSystem(m *netns.Mesh, name string) *system {
+	namespace := "outside"
+	if name == warren {
+		namespace = "inside"
+	}
+	s := &system{
+		name:   name,
+		client: m.Node("a").Pod(name+"-client", netns.In(namespace), netns.ServiceAccount("client")),
+		server: m.Node("b").Pod(name+"-server", netns.In(namespace), netns.ServiceAccount("server")),
+	}
+	s.target = s.server.Addr("tcp4", serverPort).String()
+	return s
+}
+
+// start starts the answering application and, for haproxy, the relays.
+func (s *system) start(ctx context.Context, m *netns.Mesh, dir string) error {
+	if _, err := startWorker(ctx, s.server, roleServe, fmt.Sprintf(":%d", serverPort)); err != nil {
+		return err
+	}
+	switch s.name {
+	case haproxy:
+		return s.startRelays(ctx, dir)
+	case warren:
+		return s.findWarren(m)
+	}
+	return nil
+}
+
+// findWarren lists what counts as Warren: every process in the containers of its pods, the supervisors and the
+// authority included.
+func (s *system) findWarren(m *netns.Mesh) error {
+	for _, container := range []string{"ztunnel", "broker", "agent", "control"} {
+		g := group{name: container}
+		for _, p := range m.Pods() {
+			if p.Namespace != "warren-system" {
+				continue
+			}
+			pids, err := containerProcesses(filepath.Join(p.Cgroup(), container))
+			if err != nil {
+				return err
+			}
+			g.pids = append(g.pids, pids...)
+			if p.Node.Name == "a" && container != "control" {
+				s.idle = append(s.idle, pids...)
+			}
+		}
+		if len(g.pids) == 0 {
+			return fmt.Errorf("no process of Warren's %s runs", container)
+		}
+		s.groups = append(s.groups, g)
+	}
+	for _, n := range m.Nodes() {
+		s.ends = append(s.ends, n.System.Ztunnel.Child())
+	}
+	if slices.Contains(s.ends, 0) {
+		return fmt.Errorf("a ztunnel has no child")
+	}
+	return nil
+}
+
+// containerProcesses reads a container's processes; there are none where there is no such container.
+func containerProcesses(cgroup string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs"))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, word := range strings.Fields(string(b)) {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pid)
+	}
+	return out, nil
+}
