@@ -5,6 +5,7 @@ package netns
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -146,6 +147,55 @@ next:
 		}
 	}
 	return sum
+}
+
+func containsAny(s string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(s, p) })
+}
+
+// waitKnown waits until a node's ztunnel knows a pod of this name, or no longer does.
+func (m *Mesh) waitKnown(t *testing.T, n *Node, pod string, known bool) {
+	t.Helper()
+	testutil.Eventually(t, told, fmt.Sprintf("ztunnel of node %s knows pod %s: %v", n.Name, pod, known), func() bool {
+		body, _, err := n.System.Ztunnel.Pod.Get("http://localhost:15000/config_dump")
+		var dump struct {
+			Workloads []struct {
+				Name string `json:"name"`
+			} `json:"workloads"`
+		}
+		if err == nil {
+			err = json.Unmarshal([]byte(body), &dump)
+		}
+		found := false
+		for _, w := range dump.Workloads {
+			found = found || w.Name == pod
+		}
+		return err == nil && found == known
+	})
+}
+
+// waitHeld waits until ztunnel holds a connection of the pod without having decided about it.
+func (m *Mesh) waitHeld(t *testing.T, p *Pod) {
+	t.Helper()
+	testutil.Eventually(t, told, "ztunnel holds a connection of "+p.String(), func() bool {
+		body, _, err := p.Node.System.Ztunnel.Pod.Get("http://localhost:15000/debug/connections")
+		var pods map[string]struct {
+			Connections struct {
+				Outbound []struct {
+					Established bool `json:"established"`
+				} `json:"outbound"`
+			} `json:"connections"`
+		}
+		if err != nil || json.Unmarshal([]byte(body), &pods) != nil {
+			return false
+		}
+		for _, c := range pods[p.UID].Connections.Outbound {
+			if !c.Established {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func TestMetric(t *testing.T) {
