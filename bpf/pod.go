@@ -46,7 +46,8 @@ const (
 type Listeners struct{ Outbound, HBONE, Plaintext int }
 
 // AttachPod puts the pod's sk_lookup program and listeners in place; it steers nothing before Enable. Repeated, it
-// updates program and listeners in place. netnsFD and listeners stay the caller's.
+// updates program and listeners in place. netnsFD and listeners stay the caller's. For repairs the Datapath keeps a
+// descriptor of its own on the namespace, which lives on until DetachPod or Close.
 func (d *Datapath) AttachPod(p Pod, netnsFD int, l Listeners) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

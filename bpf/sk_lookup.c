@@ -79,6 +79,9 @@ static __always_inline bool is_probe(const struct tuple *t)
 	return noted && bpf_ktime_get_ns() - *noted < PROBE_NS;
 }
 
+/* The order matters: (1) the pod's own redirected connects; (2) other connections of the pod to itself, among them
+ * ztunnel's deliveries from 127.64.0.0/10; then from outside (3) HBONE, (4) the mesh's own ports, refused, (5) the
+ * kubelet's noted connections, (6) everything else. SK_DROP answers with a reset. */
 SEC("sk_lookup")
 int on_lookup(struct bpf_sk_lookup *ctx)
 {
