@@ -44,16 +44,10 @@ func relay(client, server side, up, down *atomic.Uint64) error {
 	answered := make(chan error, 1)
 	go copyServerToClient(client, server, down, answered)
 	err := copyClientToServer(server, client, up)
-	if err != nil {
-		client.abort()
-		server.abort()
-	}
 	if other := <-answered; err == nil {
 		err = other
 	}
 	if err != nil {
-		client.abort()
-		server.abort()
 		return broken(err)
 	}
 	client.orderly()
@@ -67,20 +61,21 @@ func copyClientToServer(server, client side, n *atomic.Uint64) error {
 }
 
 func copyServerToClient(client, server side, n *atomic.Uint64, done chan<- error) {
-	err := copyUntilEnd(client, server, n)
-	if err != nil { // wakes the other direction
-		client.abort()
-		server.abort()
-	}
-	done <- err
+	done <- copyUntilEnd(client, server, n)
 }
 
-// copyUntilEnd copies until src ends in order, then ends dst's direction too.
+// copyUntilEnd copies until src ends in order, then ends dst's direction too. What breaks one direction breaks
+// both sides, which wakes the other direction.
 func copyUntilEnd(dst, src side, n *atomic.Uint64) error {
-	if err := copyBytes(dst, src, n); err != nil {
-		return err
+	err := copyBytes(dst, src, n)
+	if err == nil {
+		err = dst.CloseWrite()
 	}
-	return dst.CloseWrite()
+	if err != nil {
+		src.abort()
+		dst.abort()
+	}
+	return err
 }
 
 // chunk is how many spliced bytes may pass before the counters hear of them.
