@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -40,6 +41,8 @@ const (
 	ringOffEntries = 0x10000000
 )
 
+var errNoRing = errors.New("io_uring is switched off on this machine (sysctl kernel.io_uring_disabled)")
+
 // connectRing connects through io_uring.
 func connectRing(fd, family int, dst netip.AddrPort) error { return ringConnect(fd, family, dst, 0, 0) }
 
@@ -51,6 +54,9 @@ func connectRingThread(fd, family int, dst netip.AddrPort) error {
 func ringConnect(fd, family int, dst netip.AddrPort, setup uint32, enter uintptr) error {
 	p := ringParams{flags: setup}
 	ring, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&p)), 0)
+	if errno == unix.ENOSYS || errno == unix.EPERM {
+		return errNoRing
+	}
 	if errno != 0 {
 		return fmt.Errorf("io_uring_setup: %w", errno)
 	}
