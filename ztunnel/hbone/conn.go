@@ -46,6 +46,8 @@ type conn struct {
 	away        bool // GOAWAY received, or sent: no new streams of ours
 	awaySent    bool
 	final       bool // the second GOAWAY is out: later streams are refused
+	finished    bool // drained: this side is ending
+	mute        bool // it has ended: nothing may be written
 	stray       int64
 	strayHeads  int
 	encoder     *hpack.Encoder

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // goAway begins an orderly end: no new streams, live ones finish, then the connection closes. A server first
@@ -25,23 +26,36 @@ func (c *conn) goAway() {
 		c.appendPing(pingAway)
 	}
 	c.mu.Unlock()
-	c.flush()
+	c.kick()
 	c.notify()
 	c.closeIfDrained()
 }
 
-// closeIfDrained ends a connection that was to go away and has no streams left.
+// linger is how long a drained connection waits for its peer to end, too.
+const linger = 5 * time.Second
+
+// closeIfDrained ends a connection that was to go away and has no streams left. It ends only this side and goes on
+// reading: a socket that is closed answers what still comes, be it a WINDOW_UPDATE, with a reset, and that would
+// cost the peer what it has not read yet.
 func (c *conn) closeIfDrained() {
 	c.mu.Lock()
 	drained := len(c.streams) == 0 && c.handlers == 0 && c.err == nil && (c.final || c.client && c.away)
-	c.mu.Unlock()
-	if drained {
-		// The write token is waited for elsewhere: the reader must not.
-		go func() {
-			c.flushWait()
-			_ = c.fail(errDrained)
-		}()
+	if !drained || c.finished {
+		c.mu.Unlock()
+		return
 	}
+	c.finished = true
+	c.mu.Unlock()
+	go func() { // the write token is waited for elsewhere: the reader must not
+		c.writing.Lock()
+		c.writePending()
+		_ = c.records.CloseWrite()
+		c.mu.Lock()
+		c.mute = true
+		c.mu.Unlock()
+		c.writing.Unlock()
+		time.AfterFunc(linger, func() { _ = c.fail(errDrained) })
+	}()
 }
 
 // Causes of an orderly end.

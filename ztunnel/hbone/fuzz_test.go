@@ -40,6 +40,7 @@ func (k *sunk) WriteSlots(s *record.Slots, n int) error {
 	}
 	return nil
 }
+func (k *sunk) CloseWrite() error                    { return nil }
 func (k *sunk) SetDeadline(time.Time) error          { return nil }
 func (k *sunk) ConnectionState() tls.ConnectionState { return tls.ConnectionState{} }
 func (k *sunk) LocalAddr() net.Addr                  { return nil }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/warren-mesh/warren/ztunnel/record"
 )
 
@@ -151,6 +153,72 @@ func TestDrain(t *testing.T) {
 				t.Fatalf("serve: %v", err)
 			}
 		})
+	}
+}
+
+// TestDrainLosesNothing: a peer that is slow to read, and says something meanwhile, still gets all of the last
+// stream when the connection went away behind it.
+func TestDrainLosesNothing(t *testing.T) {
+	const size = 200 << 10
+	c, s := tlsPair(t)
+	finish := make(chan struct{})
+	server := NewServer(record.OverTLS(s), Config{}, accepting(func(s *Stream) {
+		<-finish
+		_, _ = s.Write(make([]byte, size))
+		_ = s.CloseWrite()
+	}))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background()) }()
+	p := newPeer(c)
+	_, _ = io.WriteString(c, preface)
+	_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: size})
+	_ = p.WriteWindowUpdate(0, size)
+	p.connect(1)
+	_ = p.WriteData(1, true, nil)
+	eventually(t, "the request", func() bool { return server.Streams() == 1 })
+	server.GoAway()
+	got, goAways, ended := 0, 0, false
+	read := func() {
+		f, err := p.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got, err)
+		}
+		switch f := f.(type) {
+		case *http2.GoAwayFrame:
+			goAways++
+		case *http2.PingFrame:
+			if !f.IsAck() {
+				_ = p.WritePing(true, f.Data)
+			}
+		case *http2.DataFrame:
+			got += len(f.Data())
+			ended = f.StreamEnded()
+		}
+	}
+	for goAways < 2 {
+		read()
+	}
+	close(finish)
+	eventually(t, "the server is done", func() bool {
+		server.conn.mu.Lock()
+		defer server.conn.mu.Unlock()
+		return server.conn.mute || server.conn.err != nil
+	})
+	for range 5 {
+		if err := p.WriteWindowUpdate(0, 1000); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond) // gives a reset the time to arrive
+	}
+	for !ended {
+		read()
+	}
+	if got != size {
+		t.Errorf("%d of %d bytes", got, size)
+	}
+	_ = c.Close()
+	if err := <-served; err != nil {
+		t.Errorf("serve: %v", err)
 	}
 }
 

@@ -46,6 +46,9 @@ func (c *conn) dropPending() {
 func (c *conn) hasPending() (some, crowded bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.mute {
+		c.dropPending()
+	}
 	if c.pending == nil {
 		return false, false
 	}
@@ -86,8 +89,11 @@ func (c *conn) kick() {
 func (c *conn) writePending() {
 	c.mu.Lock()
 	b := c.takePending()
+	mute := c.mute
 	c.mu.Unlock()
-	c.write(b)
+	if !mute {
+		c.write(b)
+	}
 }
 
 func (c *conn) write(b *[]byte) {

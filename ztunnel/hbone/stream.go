@@ -103,7 +103,7 @@ func (s *Stream) CloseWrite() error {
 // both directions it only drops what has not been read.
 func (s *Stream) Reset(code Code) {
 	s.conn.reset(s, &ResetError{Code: code, Local: true})
-	s.conn.flush()
+	s.conn.kick()
 }
 
 // closeIfEnded takes a stream off the connection when both sides have ended; mu is held.

@@ -29,6 +29,8 @@ type Conn interface {
 	ConnectionState() tls.ConnectionState
 	LocalAddr() net.Addr
 	RemoteAddr() net.Addr
+	// CloseWrite ends this side with close_notify; reading goes on. It counts as a write, the last one.
+	CloseWrite() error
 	// Close sends close_notify if that needs no waiting, and closes the socket. Safe to call more than once.
 	Close() error
 }

@@ -223,10 +223,24 @@ func TestEnds(t *testing.T) {
 	for _, test := range wraps[:2] {
 		t.Run(test.name, func(t *testing.T) {
 			c, s := pair(t, test.wrap)
-			_ = OverTLS(c).Close()
-			if _, err := OverTLS(s).ReadBatch(); err != io.EOF {
+			from, to := OverTLS(c), OverTLS(s)
+			if err := errors.Join(from.Write([]byte("last")), from.CloseWrite()); err != nil {
+				t.Fatal(err)
+			}
+			eventuallyBuffered(to.(*overTLS).sock)
+			if batch, err := to.ReadBatch(); err != nil || string(batch[0]) != "last" {
+				t.Errorf("%q %v", batch, err)
+			}
+			if _, err := to.ReadBatch(); err != io.EOF { // though no FIN came
 				t.Errorf("after close_notify: %v", err)
 			}
+			if err := to.Write([]byte("back")); err != nil {
+				t.Error(err)
+			}
+			if batch, err := from.ReadBatch(); err != nil || string(batch[0]) != "back" {
+				t.Errorf("after CloseWrite: %q %v", batch, err)
+			}
+			_ = from.Close()
 			c, s = pair(t, test.wrap)
 			_ = Underlying(c).Close()
 			if _, err := OverTLS(s).ReadBatch(); err == nil || err == io.EOF {
@@ -245,6 +259,12 @@ func TestEnds(t *testing.T) {
 				t.Error("reader not woken")
 			}
 		})
+	}
+}
+
+// eventuallyBuffered waits until both the last bytes and close_notify are at hand.
+func eventuallyBuffered(s *socket) {
+	for s.w-s.r < 2*HeaderSize+4+2+2*TrailerSize && s.more() == nil {
 	}
 }
 

@@ -21,6 +21,7 @@ type overTLS struct {
 	sock  *socket // nil if Buffered did not wrap the connection below
 	buf   *[]byte // last batch; pooled
 	batch [1][]byte
+	ended error // came behind the bytes of the last batch
 	close sync.Once
 }
 
@@ -38,6 +39,9 @@ func OverTLS(c *tls.Conn) Conn {
 
 func (o *overTLS) ReadBatch() ([][]byte, error) {
 	o.releaseBatch()
+	if o.ended != nil {
+		return nil, o.ended
+	}
 	if o.sock != nil {
 		// Waiting here rather than in crypto/tls means waiting without a buffer for plaintext.
 		if err := o.sock.awaitRecord(); err != nil {
@@ -53,7 +57,7 @@ func (o *overTLS) ReadBatch() ([][]byte, error) {
 			o.releaseBatch()
 			return nil, err
 		}
-		// An error behind bytes comes again: crypto/tls keeps it.
+		o.ended = err
 		if err != nil || o.sock == nil || len(buf)-n < MaxPlaintext || !o.sock.fullRecord() {
 			break
 		}
@@ -107,6 +111,19 @@ func (o *overTLS) SetDeadline(t time.Time) error        { return o.tls.NetConn()
 func (o *overTLS) ConnectionState() tls.ConnectionState { return o.tls.ConnectionState() }
 func (o *overTLS) LocalAddr() net.Addr                  { return o.tls.LocalAddr() }
 func (o *overTLS) RemoteAddr() net.Addr                 { return o.tls.RemoteAddr() }
+
+func (o *overTLS) CloseWrite() error {
+	if o.sock == nil {
+		return o.tls.CloseWrite()
+	}
+	o.sock.begin()
+	err := o.tls.CloseWrite() // leaves a write deadline in the past
+	_ = o.sock.SetWriteDeadline(time.Time{})
+	if ferr := o.sock.flush(); err == nil {
+		err = ferr
+	}
+	return err
+}
 
 // Close says farewell only if no write is under way: a peer that doesn't read must not hold up the end.
 func (o *overTLS) Close() error {
