@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -98,6 +99,18 @@ func TestCapturedPodDialsAndIsDialled(t *testing.T) {
 			t.Errorf("peer of an orderly closed connection read %v, want EOF", err)
 		}
 	}
+	// A socket that is not the broker's, and that the hooks did not see, gets no further than the veth.
+	listenIn(t, w.host, netip.AddrPortFrom(p.hostV4, 9100))
+	err := p.ns.do(func() error {
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(p.hostV4, 9100).String(), 200*time.Millisecond)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+		t.Errorf("a socket of the pod's own dialled past the guard: %v", err)
+	}
 	// Inbound: plaintext to any port, HBONE to its own.
 	for _, pod := range []netip.Addr{p.v4, p.v6} {
 		for port, kind := range map[uint16]string{8080: "plaintext", 15008: "hbone"} {
@@ -187,7 +200,9 @@ func TestBrokerKilledAndRestarted(t *testing.T) {
 			t.Errorf("dial to a closed port of the pod with the broker away: %v, %v", c, err)
 		}
 		b = w.startBroker()
-		waitState(t, a, "captured again", isCaptured)
+		if s := next(t, a.States(), "state of the new broker"); !s.Captured {
+			t.Errorf("the new broker says %+v first", s)
+		}
 		testutil.Eventually(t, 5*time.Second, "broker does not come back to ztunnel", z.Connected)
 	}
 	stop()
