@@ -51,6 +51,17 @@ func (z *ZTunnel) authorities() []netip.AddrPort {
 	return out
 }
 
+// runCertificates begins when the mesh's objects are there: they say where the authority is, and a first attempt
+// without it would cost a back-off.
+func (z *ZTunnel) runCertificates(ctx context.Context) error {
+	select {
+	case <-z.wds.Ready():
+		return z.ids.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // watchReady marks the tasks that end by themselves.
 func (z *ZTunnel) watchReady(ctx context.Context) error {
 	select {

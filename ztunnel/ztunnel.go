@@ -136,7 +136,7 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 		})
 	}
 	until("broker", failed, z.cfg.Broker.Run)
-	until("certificates", failed, z.ids.Run)
+	until("certificates", failed, z.runCertificates)
 	until("workload discovery", failed, func(ctx context.Context) error { return z.wds.Run(ctx, z.dial("wds"), z.store) })
 	until("pods", failed, func(ctx context.Context) error { return z.zds.Run(ctx, z.dial("zds"), pods{z}) })
 	until("readiness", failed, z.watchReady)
