@@ -108,10 +108,20 @@ func (c *conn) run() error {
 		}
 		c.reader.endBatch()
 	}
-	if errors.Is(err, io.EOF) && c.count() == 0 {
-		err = errLeft
+	return c.fail(c.inOrder(err))
+}
+
+// inOrder finds out whether a connection that was read to its end had anything left to lose.
+func (c *conn) inOrder(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.finished:
+		return errDrained // both sides end at once, and the last words may cross
+	case errors.Is(err, io.EOF) && len(c.streams) == 0:
+		return errLeft
 	}
-	return c.fail(err)
+	return err
 }
 
 // fail ends the connection and everything on it; only the first cause counts, and is returned.

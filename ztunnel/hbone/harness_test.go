@@ -165,6 +165,14 @@ func echo(s *Stream) {
 	}
 }
 
+// scaled is size, or a quarter of it where time is short.
+func scaled(size int) int {
+	if raceEnabled || testing.Short() {
+		return size / 4
+	}
+	return size
+}
+
 type readerOnly struct{ io.Reader }
 type writerOnly struct{ io.Writer }
 

@@ -76,9 +76,9 @@ func (p *path) inOrder(tb testing.TB) {
 }
 
 func TestRelayBothDirectionsExact(t *testing.T) {
-	size := 1 << 30
-	if testing.Short() || raceEnabled {
-		size = 64 << 20
+	size := scaled(1 << 30)
+	if size < 1<<30 {
+		size = 32 << 20
 	}
 	p := newPath(t, Config{})
 	var all sync.WaitGroup
@@ -293,6 +293,7 @@ func TestResetInterruptsReadFrom(t *testing.T) {
 
 func TestManyStreamsExact(t *testing.T) {
 	const streams = 256
+	size := scaled(256 << 10)
 	tun := newTunnel(t, Config{}, accepting(echo))
 	var opened, all sync.WaitGroup
 	opened.Add(streams)
@@ -303,10 +304,10 @@ func TestManyStreamsExact(t *testing.T) {
 			opened.Wait() // all at once
 			sent := make(chan [32]byte, 1)
 			go func() {
-				sent <- pattern(t, s, uint64(i), 200<<10)
+				sent <- pattern(t, s, uint64(i), size)
 				_ = s.CloseWrite()
 			}()
-			if n, got := sumOf(t, s); n != 200<<10 || got != <-sent {
+			if n, got := sumOf(t, s); n != int64(size) || got != <-sent {
 				t.Errorf("stream %d: %d bytes, or not the same", i, n)
 			}
 		})

@@ -50,7 +50,7 @@ func TestEchoExact(t *testing.T) {
 		for i := range streams {
 			all.Go(func() {
 				s := tun.open(t)
-				size := 8 << 20
+				size := scaled(8 << 20)
 				sent := make(chan [32]byte, 1)
 				go func() {
 					sent <- pattern(t, s, uint64(i), size)

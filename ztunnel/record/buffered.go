@@ -41,6 +41,11 @@ type socket struct {
 	writing bool // somebody will flush
 	written chan struct{}
 	failed  error // the first failed write; nothing may follow it
+
+	// Of whoever flushes.
+	unsent []byte
+	drain  func(fd uintptr) bool
+	errno  syscall.Errno
 }
 
 // Buffered wraps the TCP connection that tls.Client or tls.Server is about to use. OverTLS works without it, but
@@ -53,7 +58,7 @@ func Buffered(c net.Conn) net.Conn {
 			s.raw = raw
 		}
 	}
-	s.fill = s.fillRaw
+	s.fill, s.drain = s.fillRaw, s.drainRaw
 	return s
 }
 
@@ -209,7 +214,7 @@ func (s *socket) flush() error {
 		p := s.out
 		s.out = nil
 		s.mu.Unlock()
-		_, err := s.Conn.Write(p)
+		err := s.send(p)
 		s.mu.Lock()
 		s.failed = err
 		if s.out == nil && (cap(p) <= maxIdleOut || cap(p) >= outSize) {
@@ -232,6 +237,36 @@ func (s *socket) flush() error {
 	failed := s.failed
 	s.mu.Unlock()
 	return failed
+}
+
+// send writes all of p to the socket, waiting for room.
+func (s *socket) send(p []byte) error {
+	if s.raw == nil {
+		_, err := s.Conn.Write(p)
+		return err
+	}
+	s.unsent, s.errno = p, 0
+	err := s.raw.Write(s.drain)
+	s.unsent = nil
+	if s.errno != 0 {
+		return os.NewSyscallError("write", s.errno)
+	}
+	return err
+}
+
+// drainRaw writes until the socket is full; false has the netpoller wait for room.
+func (s *socket) drainRaw(fd uintptr) bool {
+	for len(s.unsent) > 0 {
+		n, errno := writeNow(fd, s.unsent)
+		if errno == syscall.EAGAIN {
+			return false
+		}
+		if s.errno = errno; errno != 0 {
+			return true
+		}
+		s.unsent = s.unsent[n:]
+	}
+	return true
 }
 
 // outSize holds the records of a whole batch of slots.
