@@ -85,33 +85,42 @@ func goTest(t *tally, args []string, stderr io.Writer) {
 	}
 }
 
-var fuzzName = regexp.MustCompile(`^Fuzz\w*$`)
+var fuzzFunction = regexp.MustCompile(`(?m)^func (Fuzz\w*)\(`)
 
-// fuzzAll lists the fuzz targets of each package and runs them one after the other: `go test -fuzz` takes one at a time.
+// fuzzAll runs the fuzz targets of each package one after the other: `go test -fuzz` takes one at a time.
 func fuzzAll(t *tally, packages, further []string, d time.Duration, stderr io.Writer) {
-	for _, pkg := range list(packages, stderr) {
-		out, err := exec.Command("go", "test", "-list", "^Fuzz", pkg).CombinedOutput()
-		if err != nil {
-			t.fail(pkg, string(out))
-			continue
-		}
-		for name := range strings.Lines(string(out)) {
-			if name = strings.TrimSpace(name); !fuzzName.MatchString(name) {
-				continue
-			}
-			fmt.Fprintf(t.out, "fuzz %s %s for %v\n", pkg, name, d)
-			goTest(t, append([]string{"-run", "^$", "-fuzz", "^" + name + "$", "-fuzztime", d.String(), pkg}, further...), stderr)
-		}
+	targets, err := fuzzTargets(packages)
+	if err != nil {
+		t.fail("go list", err.Error()+"\n")
+	}
+	for _, x := range targets {
+		fmt.Fprintf(t.out, "fuzz %s %s for %v\n", x.pkg, x.name, d)
+		goTest(t, append([]string{"-run", "^$", "-fuzz", "^" + x.name + "$", "-fuzztime", d.String(), x.pkg}, further...), stderr)
 	}
 }
 
-// list expands package patterns to those that hold tests with a fuzz target's name in them.
-func list(patterns []string, stderr io.Writer) []string {
-	cmd := exec.Command("go", append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, patterns...)...)
-	cmd.Stderr = stderr
-	out, err := cmd.Output()
+type target struct{ pkg, name string }
+
+// fuzzTargets reads the test files instead of asking each package's tests, which would have to be built for it.
+func fuzzTargets(patterns []string) ([]target, error) {
+	const format = `{{range .TestGoFiles}}{{$.ImportPath}} {{$.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$.ImportPath}} {{$.Dir}}/{{.}}{{"\n"}}{{end}}`
+	out, err := exec.Command("go", append([]string{"list", "-f", format}, patterns...)...).Output()
 	if err != nil {
-		return patterns
+		return nil, fmt.Errorf("list packages: %w", err)
 	}
-	return strings.Fields(string(out))
+	var targets []target
+	for line := range strings.Lines(string(out)) {
+		pkg, file, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok {
+			continue
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range fuzzFunction.FindAllSubmatch(b, -1) {
+			targets = append(targets, target{pkg, string(m[1])})
+		}
+	}
+	return targets, nil
 }
