@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -17,36 +16,6 @@ import (
 
 // leaveGrace is how long a pod that left the mesh still takes tunnels: peers hear of it a little later.
 const leaveGrace = 2 * time.Second
-
-// listener is what the proxy needs of *inpod.Listener.
-type listener interface {
-	Accept() (*inpod.Conn, error)
-	Close() error
-}
-
-// pod is what the proxy keeps for one pod, as long as ZDS or the broker names it.
-type pod struct {
-	uid    string
-	budget *hbone.Budget
-
-	mu        sync.Mutex
-	known     bool // ZDS named it
-	name      mesh.Name
-	identity  mesh.Identity
-	wants     mesh.Identity // the identity whose key is kept for it now; guarded by Proxy.mu
-	life      life
-	listeners map[inpod.Kind]listener
-	serving   map[inpod.Kind]bool // accept loops run for the present listener
-	leaving   context.CancelFunc  // set while it leaves the mesh
-	conns     map[uint64]*connection
-	tunnels   map[*tunnel]struct{}
-}
-
-// life is one stay of a pod in the mesh. All its connections end with it.
-type life struct {
-	context.Context
-	end context.CancelCauseFunc
-}
 
 func (p *Proxy) newLife() life {
 	ctx, end := context.WithCancelCause(p.life)
@@ -128,14 +97,6 @@ func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	}
 	p.mu.Unlock()
 	p.startLoops(pd)
-}
-
-// stay takes back leave; mu is held.
-func (pd *pod) stay() {
-	if pd.leaving != nil {
-		pd.leaving()
-		pd.leaving = nil
-	}
 }
 
 // startLoops accepts on every listener of a pod that ZDS named.
@@ -259,56 +220,6 @@ func (p *Proxy) wantLocked(pd *pod, id mesh.Identity) {
 	}
 }
 
-func (pd *pod) self() mesh.Identity {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	return pd.identity
-}
-
-func (pd *pod) count() int {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	return len(pd.conns)
-}
-
-func (pd *pod) closeListeners() {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	pd.closeListenersLocked()
-}
-
-func (pd *pod) closeListenersLocked() {
-	for kind, l := range pd.listeners {
-		_ = l.Close()
-		delete(pd.listeners, kind)
-	}
-}
-
-// goAway asks peers to open no new streams on the tunnels they hold to this pod.
-func (pd *pod) goAway() {
-	pd.mu.Lock()
-	ts := make([]*tunnel, 0, len(pd.tunnels))
-	for t := range pd.tunnels {
-		ts = append(ts, t)
-	}
-	pd.mu.Unlock()
-	for _, t := range ts {
-		t.goAway()
-	}
-}
-
-// PodInfo describes a pod for the admin page.
-type PodInfo struct {
-	UID       string
-	Name      mesh.Name
-	Identity  mesh.Identity
-	Known     bool // ZDS named it
-	Leaving   bool
-	Listeners []string
-	Inbound   []ConnectionInfo
-	Outbound  []ConnectionInfo
-}
-
 // Pods describes every pod, by uid.
 func (p *Proxy) Pods() []PodInfo {
 	p.mu.Lock()
@@ -319,22 +230,4 @@ func (p *Proxy) Pods() []PodInfo {
 	}
 	slices.SortFunc(out, func(a, b PodInfo) int { return cmp.Compare(a.UID, b.UID) })
 	return out
-}
-
-func (pd *pod) info() PodInfo {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	i := PodInfo{UID: pd.uid, Name: pd.name, Identity: pd.identity, Known: pd.known, Leaving: pd.leaving != nil}
-	for kind := range pd.listeners {
-		i.Listeners = append(i.Listeners, kind.String())
-	}
-	slices.Sort(i.Listeners)
-	for _, c := range pd.conns {
-		if ci := c.info(); ci.Direction == outbound {
-			i.Outbound = append(i.Outbound, ci)
-		} else {
-			i.Inbound = append(i.Inbound, ci)
-		}
-	}
-	return i
 }
