@@ -12,8 +12,10 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	wire "github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/tests/testutil"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/seal"
 )
@@ -161,6 +163,8 @@ type rawZtunnel struct {
 func (w *world) rawZtunnel() *rawZtunnel {
 	w.t.Helper()
 	must(w.t, makeRunDir(w.cfg.RunDir, 0))
+	// A broker that starts asks for listeners on a connection that it then gives up: not that one is meant.
+	testutil.Eventually(w.t, 5*time.Second, "the broker answers", func() bool { return len(brokerSockets(w.t, w)) > 0 })
 	l, err := wire.Listen(filepath.Join(w.cfg.RunDir, wire.SocketName("ztunnel", "raw", "")))
 	must(w.t, err)
 	w.t.Cleanup(func() { l.Close() })
