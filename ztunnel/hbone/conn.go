@@ -46,6 +46,8 @@ type conn struct {
 	away        bool // GOAWAY received, or sent: no new streams of ours
 	awaySent    bool
 	final       bool // the second GOAWAY is out: later streams are refused
+	started     bool
+	awayAtStart bool // goAway came before start
 	finished    bool // drained: this side is ending
 	mute        bool // it has ended: nothing may be written
 	stray       int64
@@ -88,8 +90,13 @@ func (c *conn) start() {
 	*b = appendUint32Frame(*b, frameWindowUpdate, 0, connWindow-peerWindow)
 	c.settingT = time.Now()
 	c.timer = time.AfterFunc(c.config.PingInterval, c.keepalive)
+	c.started = true
+	away := c.awayAtStart
 	c.mu.Unlock()
 	c.flush()
+	if away {
+		c.goAway()
+	}
 }
 
 // run reads until the connection ends, and returns why.

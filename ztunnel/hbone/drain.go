@@ -13,6 +13,11 @@ import (
 // says so without a number, for streams may be on their way; the number follows when the peer's PING came back.
 func (c *conn) goAway() {
 	c.mu.Lock()
+	if !c.started { // SETTINGS come first
+		c.awayAtStart = true
+		c.mu.Unlock()
+		return
+	}
 	if c.err != nil || c.awaySent {
 		c.mu.Unlock()
 		return

@@ -11,6 +11,7 @@ import (
 // Code is an HTTP/2 error code (RFC 9113 section 7).
 type Code uint32
 
+// The codes of RFC 9113.
 const (
 	CodeNo                 Code = 0x0
 	CodeProtocol           Code = 0x1

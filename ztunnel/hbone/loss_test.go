@@ -156,6 +156,26 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainBeforeServe: SETTINGS still come first, and streams that were on their way are served.
+func TestDrainBeforeServe(t *testing.T) {
+	c, s := tlsPair(t)
+	server := NewServer(record.OverTLS(s), Config{}, accepting(echo))
+	server.GoAway()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background()) }()
+	client, err := NewClient(context.Background(), record.OverTLS(c), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-served; err != nil {
+		t.Fatalf("serve: %v", err)
+	}
+	<-client.Done()
+	if err := client.Err(); !errors.Is(err, errDrained) && !errors.Is(err, errLeft) {
+		t.Errorf("client ended by %v", err)
+	}
+}
+
 // TestDrainLosesNothing: a peer that is slow to read, and says something meanwhile, still gets all of the last
 // stream when the connection went away behind it.
 func TestDrainLosesNothing(t *testing.T) {
