@@ -8,7 +8,7 @@ import (
 )
 
 // Reads and writes here use RawSyscall, because a call that can't block need not tell the scheduler. Telling it costs
-// more than the call where there is little to do: each such call of an idle process wakes the runtime's watchdog thread.
+// more than the call where there is little to do: each such call of an idle process wakes the runtime's watchdog thread (sysmon).
 
 // readNow reads a socket without waiting.
 func readNow(fd uintptr, p []byte) (int, syscall.Errno) {
