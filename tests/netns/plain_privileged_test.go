@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -215,5 +216,26 @@ func TestSeveralMeshesSideBySide(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestCrashLeavesNoProcess kills the process that holds a mesh: its processes end by themselves, and the next run
+// removes what is left.
+func TestCrashLeavesNoProcess(t *testing.T) {
+	testutil.Privileged(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashVariable+"=1")
+	out, err := cmd.Output()
+	var cgroup, dir string
+	if n, _ := fmt.Sscan(string(out), &cgroup, &dir); n != 2 || err == nil {
+		t.Fatalf("said %q and ended with %v, want its cgroup and directory, and a kill", out, err)
+	}
+	testutil.Eventually(t, 5*time.Second, "its processes end", func() bool { return len(cgroupProcs(cgroup)) == 0 })
+	removed := Sweep()
+	for _, path := range []string{cgroup, dir} {
+		// Another test binary may have swept at the same time; what counts is that it is gone.
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there; removed were %v", path, removed)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,16 +73,35 @@ func automatic(l netlink.Link) bool {
 	return l.Attrs().Name == "lo"
 }
 
-// hostListeners names the unix sockets of a /run/warren in the host's own namespaces: nothing of a mesh may listen there.
+// hostListeners names what only belongs into a node's own namespaces: unix sockets of a /run/warren, and TCP listeners
+// on the mesh's ports.
 func hostListeners() []string {
 	var out []string
 	_ = filepath.WalkDir("/run/warren", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			out = append(out, path)
+			out = append(out, "file "+path)
 		}
 		return nil
 	})
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, _ := os.ReadFile(table)
+		for line := range strings.Lines(string(b)) {
+			if port, ok := listening(line); ok && (port >= 15000 && port < 15100 || port >= 61000 && port < 61064) {
+				out = append(out, fmt.Sprintf("listener on port %d in %s", port, table))
+			}
+		}
+	}
 	return out
+}
+
+// listening reads the port of a line of /proc/net/tcp whose socket listens.
+func listening(line string) (port int, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 4 || fields[3] != "0A" {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(fields[1][strings.LastIndexByte(fields[1], ':')+1:], 16, 16)
+	return int(n), err == nil
 }
 
 // changes names what differs now. Links take a moment to go.
@@ -103,7 +123,7 @@ func (t traces) changes() []string {
 		out = append(out, "link "+l+" on the host")
 	}
 	for _, l := range added(t.listeners, now.listeners) {
-		out = append(out, "file "+l+" on the host")
+		out = append(out, l+" on the host")
 	}
 	return out
 }
