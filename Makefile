@@ -17,6 +17,9 @@ PROTOC_VERSION := 3.21.12
 export BPF2GO_CC ?= $(CLANG)
 export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -I/usr/include/$(shell uname -m)-linux-gnu -fdebug-prefix-map=$(CURDIR)=.
 
+# How long make test gives each fuzz target.
+FUZZTIME ?= 2s
+
 GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'bpf/include/reasons.h' 2>/dev/null)
 
 .PHONY: help build generate test test-race fuzz demo demo-down bench lint verify clean
@@ -51,14 +54,17 @@ verify-generated: ## check that generation reproduces the checked-in files byte 
 		[ -z "$$new" ] || { echo "generated but not checked in: $$new" >&2; exit 1; }
 	@echo "generate: $(words $(GENERATED)) files reproduced byte for byte"
 
-test: build ## run every test (as root: the kernel's too), about five minutes on two cores
-	@$(RUNTESTS) ./...
+test: build ## run every test (as root: the kernel's too) and each fuzz target briefly, about six minutes on two cores
+	@echo "test: every package, the kernel's and the whole mesh's tests among them, then fuzzing; about six minutes"
+	@$(RUNTESTS) -fuzz $(FUZZTIME) ./...
 
-test-race: build ## run the unprivileged tests under the race detector, about five minutes on two cores
+test-race: build ## run the unprivileged tests under the race detector, about three minutes on two cores
+	@echo "test-race: about three minutes"
 	@$(RUNTESTS) -race $$($(GO) list ./... | grep -v /tests/)
 
-fuzz: build ## run each fuzz target for a few seconds
-	@$(RUNTESTS) -fuzz $${FUZZTIME:-3s}
+fuzz: build ## run each fuzz target for FUZZTIME (2s)
+	@echo "fuzz: about a minute"
+	@$(RUNTESTS) -only-fuzz -fuzz $(FUZZTIME)
 
 demo: build ## two nodes, a sample application, traffic, and a report of what happened; stays up
 	@$(BIN)/warren-netns demo

@@ -3,9 +3,9 @@
 // Command runtests runs `go test -json` over packages, prints a line for each package as it finishes and the
 // output of every test that failed, and ends with one line: "N passed, N failed, N skipped".
 //
-//	runtests [-race] [-no-skips] [-fuzz 5s] [packages] [-- further arguments of go test]
+//	runtests [-race] [-no-skips] [-fuzz 5s [-only-fuzz]] [packages] [-- further arguments of go test]
 //
-// With -fuzz every fuzz target of the packages is run for that long instead. The exit status is 1 when anything
+// With -fuzz every fuzz target of the packages is run for that long afterwards. The exit status is 1 when anything
 // failed, or was skipped under -no-skips.
 package main
 
@@ -28,7 +28,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	race := fs.Bool("race", false, "run under the race detector")
 	noSkips := fs.Bool("no-skips", os.Getenv("CI") == "true", "a skipped test is a failure (default: when CI=true)")
-	fuzz := fs.Duration("fuzz", 0, "run each fuzz target for this long, and nothing else")
+	fuzz := fs.Duration("fuzz", 0, "after the tests run each fuzz target for this long")
+	onlyFuzz := fs.Bool("only-fuzz", false, "leave the tests out")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}
@@ -37,10 +38,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		further = append([]string{"-race"}, further...)
 	}
 	t := newTally(stdout)
+	if !*onlyFuzz {
+		goTest(t, append(further, packages...), stderr)
+	}
 	if *fuzz > 0 {
 		fuzzAll(t, packages, further, *fuzz, stderr)
-	} else {
-		goTest(t, append(further, packages...), stderr)
 	}
 	return t.finish(*noSkips)
 }
