@@ -72,7 +72,7 @@ func (b *bed) make(ctx context.Context, s settings) error {
 		return err
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	m := netns.New(b, netns.Options{})
+	m := netns.New(b, netns.Options{Unsealed: s.profile != ""}) // a sealed ztunnel takes no profiles
 	m.Namespace("inside", netns.Enrolled())
 	for _, name := range s.systems {
 		b.systems = append(b.systems, newSystem(m, name))

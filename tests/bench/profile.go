@@ -24,7 +24,7 @@ func (p profiles) wanted() bool { return p.dir != "" }
 
 // start profiles for the duration, whole seconds up to four, and returns what waits for the files.
 func (p profiles) start(scenario string, duration time.Duration) (wait func() error) {
-	what := fmt.Sprintf("profile?seconds=%d", max(int(duration/time.Second), 1))
+	what := fmt.Sprintf("profile?seconds=%d", min(max(int(duration/time.Second), 1), 4))
 	done := make(chan error, len(p.nodes))
 	for _, n := range p.nodes {
 		go func() {
