@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,4 +139,19 @@ func TestPodThatCannotBeCapturedSaysWhy(t *testing.T) {
 	}
 	taken.Close()
 	waitState(t, a, "captured", isCaptured)
+}
+
+// TestPodThatEndsBeforeItsCapture: what was opened for a pod that could not be captured yet is let go as well.
+func TestPodThatEndsBeforeItsCapture(t *testing.T) {
+	w := newWorld(t)
+	p := w.pod()
+	w.startBroker()
+	a := w.startAgent()
+	taken := listenIn(t, p.ns, netip.AddrPortFrom(p.v4, 15008))
+	a.Update(p.capture())
+	waitState(t, a, "failed", func(s wire.State) bool { return !s.Captured })
+	must(t, taken.Close())
+	p.ns.close()
+	must(t, syscall.Kill(p.pid, syscall.SIGKILL))
+	testutil.Eventually(t, 5*time.Second, "the namespace lives on", func() bool { return !w.linkExists(p.hostEnd) })
 }

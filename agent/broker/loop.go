@@ -4,12 +4,9 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	wire "github.com/warren-mesh/warren/mesh/broker"
 )
 
 const (
@@ -79,7 +76,7 @@ func (b *Broker) look() {
 	now := time.Now()
 	for _, p := range b.pods {
 		switch {
-		case p.phase == waiting, b.gone(p):
+		case p.place != nil && b.gone(p), p.phase == waiting:
 			continue
 		case p.phase == draining && b.drainOver(p, now):
 			b.dirty = true
@@ -124,136 +121,6 @@ func (b *Broker) drainOver(p *pod, now time.Time) bool {
 	}
 	// A broker just started waits for ztunnel to connect.
 	return now.Sub(b.started) > 2*time.Second
-}
-
-// revive makes listeners work again that somebody shut down. The kernel dropped them from the socket map.
-func (b *Broker) revive(p *pod) {
-	for k, l := range p.listeners {
-		if l == nil || l.listening() {
-			continue
-		}
-		err := l.revive()
-		if err == nil {
-			err = b.dp.SetListener(p.place.ns.cookie, wire.Kind(k), l.fd)
-		}
-		if err != nil {
-			b.log.Error("revive listener", "uid", p.want.UID, "kind", wire.Kind(k), "err", err)
-			l.close()
-			p.listeners[k] = nil
-			b.setState(p, wire.State{Reason: fmt.Sprintf("%s: listener lost", kernelUnverified)})
-			if p.phase == captured {
-				p.phase, b.dirty = waiting, true // made anew at the next look
-			}
-			continue
-		}
-		b.repairs++
-		b.log.Warn("listener revived: somebody shut it down", "uid", p.want.UID, "kind", wire.Kind(k))
-	}
-}
-
-// verify compares what is attached with what should be, and repairs it.
-func (b *Broker) verify() {
-	var want []uint64
-	byCookie := map[uint64]*pod{}
-	for _, p := range b.pods {
-		if p.phase == captured {
-			want = append(want, p.place.ns.cookie)
-			byCookie[p.place.ns.cookie] = p
-		}
-	}
-	drifted := map[*pod]bool{}
-	b.drifts = nil
-	for _, d := range b.dp.Verify(want) {
-		b.drifts = append(b.drifts, d.text)
-		if p := byCookie[d.cookie]; p != nil {
-			drifted[p] = true
-		}
-		err := b.host.do(func() error { return b.dp.Repair(d) })
-		if p := byCookie[d.cookie]; err != nil && p != nil {
-			err = b.capture(p)
-		}
-		if err != nil {
-			b.log.Error("repair", "drift", d.text, "err", err)
-			continue
-		}
-		b.repairs++
-		b.log.Warn("repaired", "drift", d.text)
-	}
-	b.verified = time.Now()
-	for _, p := range byCookie {
-		switch {
-		case !drifted[p]:
-			p.unfixed = 0
-			b.setState(p, wire.State{Captured: true})
-		case p.unfixed > 0:
-			// A repair did not hold: say so, and attach the pod from the start.
-			b.setState(p, wire.State{Reason: kernelUnverified})
-			b.try(p)
-		default:
-			p.unfixed++
-		}
-	}
-}
-
-// ztunnelReady takes in a ztunnel that handed back what it held, and tells it what there is.
-func (b *Broker) ztunnelReady(z *ztunnel, handed []handedListener) {
-	b.ztunnels[z] = true
-	for _, h := range handed {
-		b.handedBack(z, h)
-	}
-	for _, p := range b.pods {
-		if p.phase == waiting && b.handed[p.want.UID] != nil {
-			b.try(p)
-		}
-	}
-	for _, p := range b.pods {
-		if p.place == nil {
-			continue
-		}
-		for k, l := range p.listeners {
-			if l != nil {
-				b.tellListener(z, p, wire.Kind(k), l)
-			}
-		}
-		if p.phase == draining {
-			z.tell(wire.TypePodDraining, wire.PodMessage{Pod: p.want.UID})
-		}
-	}
-	z.tell(wire.TypeListenersDone, wire.Empty{})
-}
-
-func (b *Broker) podDrained(z *ztunnel, uid string) {
-	if p := b.pods[uid]; p != nil && p.phase == draining {
-		p.drained[z] = true
-		if b.drainOver(p, time.Now()) {
-			b.dirty = true
-			b.finish(p)
-		}
-	}
-}
-
-// tellListeners sends a pod's listeners to every ztunnel; one that has them ignores it.
-func (b *Broker) tellListeners(p *pod) {
-	for z := range b.ztunnels {
-		for k, l := range p.listeners {
-			if l != nil {
-				b.tellListener(z, p, wire.Kind(k), l)
-			}
-		}
-	}
-}
-
-func (b *Broker) tellListener(z *ztunnel, p *pod, kind wire.Kind, l *listener) {
-	m := wire.ListenerMessage{Pod: p.want.UID, Kind: kind, Cookie: l.cookie}
-	if err := z.tellFD(wire.TypeListener, m, l.fd); err != nil {
-		b.log.Error("pass listener", "uid", p.want.UID, "kind", kind, "err", err)
-	}
-}
-
-func (b *Broker) tellZtunnels(t wire.Type, body any) {
-	for z := range b.ztunnels {
-		z.tell(t, body)
-	}
 }
 
 // closeEverything closes what this process holds and leaves the kernel as it is: others hold the listeners.

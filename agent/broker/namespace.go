@@ -61,19 +61,38 @@ func (n *namespace) enter() error {
 	return os.NewSyscallError("setns", serr)
 }
 
-// do runs f on a thread of its own in the namespace. The thread ends afterwards: one that has been elsewhere is
-// never given back to the scheduler.
+// do runs f on a thread of its own in the namespace.
 func (n *namespace) do(f func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock
+	ownThread(func() {
 		if err := n.enter(); err != nil {
 			done <- err
 			return
 		}
 		done <- f()
-	}()
+	})
 	return <-done
+}
+
+// ownThread runs f on a thread that ends with it: one that has been elsewhere is never given back to the
+// scheduler. The process's main thread can't end, the scheduler only parks it, and its namespace would live as long
+// as the process: while it is held here, f gets another.
+func ownThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f() // and never unlock
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread()
+			f()
+		}()
+		<-done
+	}()
 }
 
 // visitor is a thread that goes from namespace to namespace, for work that is too frequent for a thread each.
@@ -89,8 +108,7 @@ var errVisitorEnded = errors.New("the connection it worked for ended")
 // newVisitor starts the thread; close ends it.
 func newVisitor() *visitor {
 	v := &visitor{jobs: make(chan func()), quit: make(chan struct{})}
-	go func() {
-		runtime.LockOSThread() // and never unlock
+	ownThread(func() {
 		for {
 			select {
 			case f := <-v.jobs:
@@ -99,7 +117,7 @@ func newVisitor() *visitor {
 				return
 			}
 		}
-	}()
+	})
 	return v
 }
 

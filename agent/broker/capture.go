@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	wire "github.com/warren-mesh/warren/mesh/broker"
+)
+
+// capture brings a pod into the mesh, from wherever it stands: find it, make its listeners, steer to them, and
+// only then let the hooks send connections there; the guard, which drops what went round them, is last. Each
+// step is idempotent, so that a failure is simply tried again from the start.
+func (b *Broker) capture(p *pod) error {
+	if p.place == nil {
+		pl, err := b.finder.find(p.want, p.given)
+		if err != nil {
+			return err
+		}
+		p.place = &pl
+		b.forgetOtherNamespace(p)
+	}
+	if err := b.openListeners(p); err != nil {
+		return err
+	}
+	b.setTWReuse(p)
+	key := p.key()
+	if err := b.dp.AttachPod(key, p.place.ns.fd(), p.fds()); err != nil {
+		return fmt.Errorf("attach pod %s: %w", p.want.UID, err)
+	}
+	b.spaces.add(p.want.UID, p.place.ns)
+	b.tellListeners(p)
+	if err := b.dp.Enable(key); err != nil {
+		return fmt.Errorf("enable capture of pod %s: %w", p.want.UID, err)
+	}
+	err := b.host.do(func() error { return b.dp.AttachGuard(key.Cookie, p.place.hostIfindex) })
+	if err != nil {
+		return fmt.Errorf("attach guard of pod %s: %w", p.want.UID, err)
+	}
+	p.phase, p.drainUntil, p.drained, p.saved = captured, time.Time{}, nil, savedPod{}
+	b.persist() // before anybody relies on it
+	b.setState(p, wire.State{Captured: true})
+	b.log.Info("pod captured", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID)
+	return nil
+}
+
+// forgetOtherNamespace drops what an earlier process attached to a namespace that is no longer the pod's.
+func (b *Broker) forgetOtherNamespace(p *pod) {
+	if p.saved.Cookie == p.place.ns.cookie {
+		p.twReuse = p.saved.TWReuse
+		return
+	}
+	if p.saved.Cookie != 0 {
+		if err := b.dp.DetachPod(p.saved.Cookie); err != nil {
+			b.log.Error("detach the pod's former namespace", "uid", p.want.UID, "err", err)
+		}
+	}
+	p.saved = savedPod{}
+}
+
+// openListeners makes the listeners that are missing, after adopting those that others handed over.
+func (b *Broker) openListeners(p *pod) error {
+	b.adopt(p)
+	missing := false
+	for _, l := range p.listeners {
+		missing = missing || l == nil
+	}
+	if !missing {
+		return nil
+	}
+	return p.place.ns.do(func() error {
+		for k := range p.listeners {
+			if p.listeners[k] != nil {
+				continue
+			}
+			l, err := makeListener(wire.Kind(k))
+			if errors.Is(err, unix.EADDRINUSE) {
+				return fmt.Errorf("capture pod %s: %w (a process holds the port: the pod's own, or a ztunnel that is about to hand it over)", p.want.UID, err)
+			}
+			if err != nil {
+				return fmt.Errorf("capture pod %s: %w", p.want.UID, err)
+			}
+			p.listeners[k] = l
+		}
+		return nil
+	})
+}
+
+func (b *Broker) setTWReuse(p *pod) {
+	if p.twReuse != "" {
+		return
+	}
+	err := p.place.ns.do(func() (err error) {
+		p.twReuse, err = setSysctl(b.cfg.proc, twReuse, "1")
+		return err
+	})
+	if err != nil {
+		// The pod works, up to about 470 connections per second.
+		b.log.Warn("set tcp_tw_reuse", "uid", p.want.UID, "err", err)
+	}
+}
