@@ -35,6 +35,13 @@ func witness(t testing.TB, n *Node) *evidence {
 	return e
 }
 
+// in is the same evidence in a subtest.
+func (e *evidence) in(t testing.TB) *evidence {
+	sub := *e
+	sub.t = t
+	return &sub
+}
+
 func (e *evidence) scrape() string {
 	e.t.Helper()
 	body, status, err := e.node.System.Ztunnel.Pod.Get("http://localhost:15020/metrics")
