@@ -46,14 +46,20 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 	}
 }
 
-// try captures a pod, and reports a failure; the loop tries again.
+// try captures a pod, and reports a failure; the loop tries again. A pod that is gone stays so until it is found.
 func (b *Broker) try(p *pod) {
-	if err := b.capture(p); err != nil {
-		if err.Error() != p.state.Reason {
-			b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)
-		}
-		b.setState(p, wire.State{Reason: err.Error()})
-		p.phase = waiting
+	err := b.capture(p)
+	if err == nil {
+		p.failure = ""
+		return
+	}
+	p.phase = waiting
+	if failure := err.Error(); failure != p.failure {
+		p.failure = failure
+		b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)
+	}
+	if !p.state.Gone {
+		b.setState(p, wire.State{Reason: p.failure})
 	}
 }
 

@@ -116,7 +116,9 @@ func (f *finder) check(c wire.Capture, file *os.File, dir string) (place, error)
 	return place{ns: ns, cgroup: dir, hostIfindex: ifindex}, nil
 }
 
-// hostEnd returns the index, in the host's namespace, of the other end of the veth that carries the addresses.
+// hostEnd returns the index, in the host's namespace, of the other end of the veth that carries the addresses. What
+// the host's end says decides: in a namespace inside the pod, where the pod is root, addresses and interface numbers
+// are what it likes.
 func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
 	if len(addrs) == 0 {
 		return 0, errors.New("the pod has no address yet")
@@ -135,6 +137,9 @@ func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
 			if i < 0 {
 				return fmt.Errorf("the pod's address %v is on none of its interfaces", want)
 			}
+			if inside != 0 && have[i].LinkIndex != inside {
+				return errors.New("the pod's addresses are on several interfaces (only one can be guarded)")
+			}
 			inside = have[i].LinkIndex
 		}
 		l, err := netlink.LinkByIndex(inside)
@@ -152,8 +157,12 @@ func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
 		if err != nil {
 			return fmt.Errorf("look at the host's end of the pod's interface, index %d: %w", peer, err)
 		}
-		if l.Type() != "veth" || l.Attrs().ParentIndex != inside {
-			return fmt.Errorf("interface %s of the host is not the other end of the pod's (only veth pairs can be captured)", l.Attrs().Name)
+		id, err := netlink.GetNetNsIdByFd(ns.fd())
+		if err != nil {
+			return fmt.Errorf("identify the pod's network namespace: %w", err)
+		}
+		if a := l.Attrs(); l.Type() != "veth" || a.ParentIndex != inside || a.NetNsID < 0 || a.NetNsID != id {
+			return fmt.Errorf("interface %s of the host is not the other end of the pod's (only veth pairs can be captured)", a.Name)
 		}
 		return nil
 	})

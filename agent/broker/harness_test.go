@@ -110,7 +110,11 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	testutil.Privileged(t)
-	w := &world{t: t, dir: t.TempDir()}
+	// Short, unlike t.TempDir: the path of a unix socket has at most 107 bytes.
+	dir, err := os.MkdirTemp("", "wb")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := &world{t: t, dir: dir}
 	if err := os.Chmod(w.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,9 @@ type pod struct {
 	saved     savedPod // of an earlier process, until adopted
 	twReuse   string   // sysctl's value before capture; "" when not set
 	state     wire.State
-	missing   int // looks in a row that found no process in the namespace
-	unfixed   int // looks in a row that found a drift of the pod
+	failure   string // of the last try to capture it, "" after a success
+	missing   int    // looks in a row that found no process in the namespace
+	unfixed   int    // looks in a row that found a drift of the pod
 
 	drainUntil time.Time
 	drained    map[*ztunnel]bool // which said that nothing is left

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -67,6 +68,9 @@ func Listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("listen: %w (a socket's path has at most 107 bytes; this has %d)", err, len(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
