@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"net/netip"
 	"os"
 	"testing"
 
@@ -36,5 +37,30 @@ func TestNestedNamespaceIsNotThePods(t *testing.T) {
 	if err == nil {
 		fake.ns.close()
 		t.Errorf("a namespace inside the pod was taken for the pod's, with interface %d of the host", fake.hostIfindex)
+	}
+}
+
+// The guard stands at one interface.
+func TestAddressesOnSeveralInterfaces(t *testing.T) {
+	w := newWorld(t)
+	p := w.pod()
+	f := &finder{cgroups: podsBelow(w.cgroup), proc: "/proc", host: w.host}
+	must(t, p.ns.do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth1"
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth2"}); err != nil {
+			return err
+		}
+		other := netip.MustParsePrefix("fd99::2/64")
+		l, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		p.v6 = other.Addr()
+		return netlink.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(other.Addr().AsSlice())})
+	}))
+	if pl, err := f.find(p.capture(), nil); err == nil {
+		pl.ns.close()
+		t.Error("found a pod with an interface that no guard would stand at")
 	}
 }
