@@ -139,6 +139,9 @@ func TestCapturedPodDialsAndIsDialled(t *testing.T) {
 	if v := w.readSysctl(p.ns, "sys/net/ipv4/tcp_tw_reuse"); v != "1\n" {
 		t.Errorf("tcp_tw_reuse is %q in a captured pod", v)
 	}
+	if v := w.readSysctl(p.ns, reservedPorts); v != captureRange+"\n" {
+		t.Errorf("ports that are no source ports: %q in a captured pod, want %s", v, captureRange)
+	}
 }
 
 func isErrno(err error, want syscall.Errno) bool {
@@ -364,6 +367,9 @@ func TestUnenrol(t *testing.T) {
 	})
 	if v := w.readSysctl(p.ns, "sys/net/ipv4/tcp_tw_reuse"); v == "1\n" {
 		t.Error("tcp_tw_reuse was not restored")
+	}
+	if v := w.readSysctl(p.ns, reservedPorts); v != "\n" {
+		t.Errorf("ports that are no source ports: %q, want them restored", v)
 	}
 }
 

@@ -27,7 +27,7 @@ func (b *Broker) capture(p *pod) error {
 	if err := b.openListeners(p); err != nil {
 		return err
 	}
-	b.setTWReuse(p)
+	b.setSysctls(p)
 	key := p.key()
 	if err := b.dp.AttachPod(key, p.place.ns.fd(), p.fds()); err != nil {
 		return fmt.Errorf("attach pod %s: %w", p.want.UID, err)
@@ -51,7 +51,7 @@ func (b *Broker) capture(p *pod) error {
 // forgetOtherNamespace drops what an earlier process attached to a namespace that is no longer the pod's.
 func (b *Broker) forgetOtherNamespace(p *pod) {
 	if p.saved.Cookie == p.place.ns.cookie {
-		p.twReuse = p.saved.TWReuse
+		p.sysctls = p.saved.Sysctls
 		return
 	}
 	if p.saved.Cookie != 0 {
@@ -90,16 +90,15 @@ func (b *Broker) openListeners(p *pod) error {
 	})
 }
 
-func (b *Broker) setTWReuse(p *pod) {
-	if p.twReuse != "" {
+func (b *Broker) setSysctls(p *pod) {
+	if p.sysctls == nil {
+		p.sysctls = map[string]string{}
+	}
+	if len(p.sysctls) == len(sysctls) {
 		return
 	}
-	err := p.place.ns.do(func() (err error) {
-		p.twReuse, err = setSysctl(b.cfg.proc, twReuse, "1")
-		return err
-	})
-	if err != nil {
-		// The pod works, up to about 470 connections per second.
-		b.log.Warn("set tcp_tw_reuse", "uid", p.want.UID, "err", err)
+	if err := p.place.ns.do(func() error { return changeSysctls(b.cfg.proc, p.sysctls) }); err != nil {
+		// The pod works: up to about 470 connections per second, with the usual range of source ports.
+		b.log.Warn("change sysctls of pod", "uid", p.want.UID, "err", err)
 	}
 }

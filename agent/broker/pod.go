@@ -28,8 +28,8 @@ type pod struct {
 	phase     phase
 	place     *place // nil until found
 	listeners [wire.Kinds]*listener
-	saved     savedPod // of an earlier process, until adopted
-	twReuse   string   // sysctl's value before capture; "" when not set
+	saved     savedPod          // of an earlier process, until adopted
+	sysctls   map[string]string // values before capture of those that were changed
 	state     wire.State
 	failure   string // of the last try to capture it, "" after a success
 	missing   int    // looks in a row that found no process in the namespace
@@ -62,9 +62,9 @@ func (p *pod) fds() (fds [wire.Kinds]int) {
 }
 
 func (p *pod) save() savedPod {
-	s := savedPod{Capture: p.want, TWReuse: p.twReuse, DrainUntil: p.drainUntil}
+	s := savedPod{Capture: p.want, Sysctls: p.sysctls, DrainUntil: p.drainUntil}
 	if p.place == nil {
-		s.Cookie, s.Listeners, s.TWReuse = p.saved.Cookie, p.saved.Listeners, p.saved.TWReuse
+		s.Cookie, s.Listeners, s.Sysctls = p.saved.Cookie, p.saved.Listeners, p.saved.Sysctls
 		return s
 	}
 	s.Cookie = p.place.ns.cookie

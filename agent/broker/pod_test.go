@@ -71,7 +71,7 @@ func TestStateComesBack(t *testing.T) {
 		Exceptions: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Pods: []savedPod{{
 			Capture: wire.Capture{UID: "a", Namespace: "n", Name: "p", ServiceAccount: "s", Addresses: addrs("10.0.0.1", "fd00::1"), Running: true},
-			Cookie:  1<<63 + 1, Listeners: [wire.Kinds]uint64{1, 2, 3}, TWReuse: "2", DrainUntil: time.Unix(1700000000, 0).UTC(),
+			Cookie:  1<<63 + 1, Listeners: [wire.Kinds]uint64{1, 2, 3}, Sysctls: map[string]string{twReuse: "2"}, DrainUntil: time.Unix(1700000000, 0).UTC(),
 		}},
 	}
 	must(t, saveState(dir, want))

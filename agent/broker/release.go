@@ -77,14 +77,9 @@ func (b *Broker) teardown(p *pod) {
 	}
 	b.dropHanded(uid)
 	if p.place != nil {
-		if p.twReuse != "" {
-			before := p.twReuse
-			err := p.place.ns.do(func() error {
-				_, err := setSysctl(b.cfg.proc, twReuse, before)
-				return err
-			})
-			if err != nil {
-				b.log.Warn("restore tcp_tw_reuse", "uid", uid, "err", err)
+		for name, before := range p.sysctls {
+			if err := p.place.ns.do(func() error { return writeSysctl(b.cfg.proc, name, before) }); err != nil {
+				b.log.Warn("restore sysctl", "name", name, "uid", uid, "err", err)
 			}
 		}
 		for z := range b.ztunnels {
@@ -92,7 +87,7 @@ func (b *Broker) teardown(p *pod) {
 		}
 		p.place.ns.close()
 	}
-	p.place, p.twReuse, p.saved, p.phase, p.missing = nil, "", savedPod{}, waiting, 0
+	p.place, p.sysctls, p.saved, p.phase, p.missing = nil, nil, savedPod{}, waiting, 0
 }
 
 // lost is for a pod whose cgroup or namespace ended under it.

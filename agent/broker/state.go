@@ -26,7 +26,7 @@ type savedPod struct {
 	Capture    wire.Capture       `json:"capture"`
 	Cookie     uint64             `json:"netnsCookie,omitempty"`
 	Listeners  [wire.Kinds]uint64 `json:"listenerCookies"`
-	TWReuse    string             `json:"twReuse,omitempty"` // the value before capture
+	Sysctls    map[string]string  `json:"sysctls,omitempty"` // values before capture
 	DrainUntil time.Time          `json:"drainUntil,omitzero"`
 }
 
