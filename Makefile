@@ -9,6 +9,8 @@ SHELL := /bin/bash
 GO ?= go
 BIN := build/bin
 RUNTESTS := $(BIN)/runtests
+# Namespaces and kernel programs need root.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Generated files are checked in; these are the tools that reproduce them byte for byte.
 CLANG ?= clang-14
@@ -27,10 +29,18 @@ GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## compile every binary into build/bin (first time with cold caches: about three minutes on two cores)
+build: check-go ## compile every binary into build/bin (first time with cold caches: about three minutes on two cores)
 	@mkdir -p $(BIN)
-	@echo "build: $$(ls -d cmd/warren* 2>/dev/null | xargs -rn1 basename | tr '\n' ' ')warren-netns runtests"
-	@CGO_ENABLED=0 $(GO) build -o $(BIN)/ $$(ls -d ./cmd/warren* 2>/dev/null) ./tests/netns/cmd/warren-netns ./tests/cmd/runtests
+	@echo "build: $$(ls -d cmd/warren* 2>/dev/null | xargs -rn1 basename | tr '\n' ' ')shop warren-netns runtests (seconds; with cold caches about three minutes on two cores)"
+	@CGO_ENABLED=0 $(GO) build -v -o $(BIN)/ $$(ls -d ./cmd/warren* 2>/dev/null) ./deploy/samples/shop ./tests/netns/cmd/warren-netns ./tests/cmd/runtests 2>&1 | \
+		awk -W interactive '/^[^ :#]+$$/ { if (++n % 100 == 0) print "build: " n " packages"; fflush(); next } { print; fflush() }'
+
+.PHONY: check-go
+check-go:
+	@command -v $(GO) >/dev/null || \
+		{ echo "no $(GO): get Go 1.26 or newer from https://go.dev/dl/, unpack it to /usr/local/go and add /usr/local/go/bin to PATH" >&2; exit 1; }
+	@$(GO) version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])' || \
+		{ echo "$$($(GO) version) is too old to fetch the Go that go.mod names: get Go 1.26 or newer from https://go.dev/dl/" >&2; exit 1; }
 
 generate: ## regenerate BPF bindings and objects, protobufs and the reasons table (about half a minute)
 	@$(MAKE) --no-print-directory check-generators
@@ -67,10 +77,10 @@ fuzz: build ## run each fuzz target for FUZZTIME (2s)
 	@$(RUNTESTS) -only-fuzz -fuzz $(FUZZTIME)
 
 demo: build ## two nodes, a sample application, traffic, and a report of what happened; stays up
-	@$(BIN)/warren-netns demo
+	@$(SUDO) $(BIN)/warren-netns demo -command '$(strip $(SUDO) $(BIN)/warren-netns)' -down 'make demo-down'
 
 demo-down: ## stop the demo
-	@[ ! -x $(BIN)/warren-netns ] || $(BIN)/warren-netns down
+	@[ ! -x $(BIN)/warren-netns ] || $(SUDO) $(BIN)/warren-netns down
 
 bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)

@@ -99,6 +99,7 @@ func keep(args []string, stdout io.Writer) error {
 // keeper plays the test for a mesh that isn't one.
 type keeper struct {
 	out      io.Writer
+	errors   io.Writer // failures; out when nil
 	failed   bool
 	cleanups []func()
 }
@@ -112,7 +113,11 @@ func (k *keeper) Cleanup(f func())                { k.cleanups = append(k.cleanu
 func (k *keeper) Logf(format string, args ...any) { fmt.Fprintf(k.out, format+"\n", args...) }
 func (k *keeper) Errorf(format string, args ...any) {
 	k.failed = true
-	k.Logf(format, args...)
+	out := k.out
+	if k.errors != nil {
+		out = k.errors
+	}
+	fmt.Fprintf(out, format+"\n", args...)
 }
 func (k *keeper) Fatalf(format string, args ...any) {
 	k.Errorf(format, args...)

@@ -6,6 +6,9 @@
 //	warren-netns up [-f topology.yaml] [-plain]   starts it, and returns when everything is ready
 //	warren-netns status                           nodes, pods, addresses, what is captured
 //	warren-netns exec POD -- COMMAND              runs a command in a pod (NAME or NAMESPACE/NAME) or node (node/NAME)
+//	warren-netns get POD URL                      fetches a URL inside a pod, where localhost is the pod
+//	warren-netns wire [-for 5s] [-find TEXT]      what goes over the wire between the nodes
+//	warren-netns demo                             a mesh with the sample shop on it, and a report of what happens there
 //	warren-netns down                             stops it, and says what was left behind
 package main
 
@@ -24,12 +27,14 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-const usage = `usage: warren-netns up [-f topology.yaml] [-plain] | status | exec POD -- COMMAND | down
+const usage = `usage: warren-netns up [-f topology.yaml] [-plain] | status | exec POD -- COMMAND |
+                    get POD URL | wire [-for 5s] [-find TEXT] | demo | down
 `
 
 func run(args []string, stdout, stderr io.Writer) int {
 	commands := map[string]func([]string, io.Writer) error{
 		"up": up, "down": down, "status": status, "exec": execute, "keep": keep,
+		"get": get, "fetch": fetch, "wire": wire, "demo": runDemo, "keep-demo": keepDemo,
 	}
 	if len(args) == 0 || commands[args[0]] == nil {
 		fmt.Fprint(stderr, usage)

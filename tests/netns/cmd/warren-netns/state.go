@@ -81,6 +81,8 @@ func down(_ []string, stdout io.Writer) error {
 		for _, left := range netns.Sweep() {
 			fmt.Fprintln(stdout, "removed from an earlier run:", left)
 		}
+		leaks()
+		fmt.Fprintln(stdout, "nothing is up")
 		return nil
 	}
 	if s.Alive() {
@@ -98,11 +100,33 @@ func down(_ []string, stdout io.Writer) error {
 		}
 	}
 	removeState()
+	leaks := leaks()
 	for _, left := range netns.Sweep() {
-		fmt.Fprintln(stdout, "left behind, removed now:", left)
+		leaks = append(leaks, "left behind: "+left+" (removed now)")
 	}
-	fmt.Fprintln(stdout, "down")
+	if len(leaks) > 0 {
+		return errors.New(strings.Join(leaks, "\n"))
+	}
+	fmt.Fprintln(stdout, "down; nothing is left")
 	return nil
+}
+
+// leaks reads what the keeper found to be left behind, and removes its words when that is nothing.
+func leaks() []string {
+	b, err := os.ReadFile(statePath() + ".log")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "left behind: ") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	if len(out) == 0 {
+		_ = os.Remove(statePath() + ".log")
+	}
+	return out
 }
 
 // execute runs a command in a pod or node, with this terminal, and passes its exit status on.

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package demo
+
+import "fmt"
+
+const (
+	hbonePort   = 15008
+	trustDomain = "cluster.local"
+)
+
+func spiffe(account string) string {
+	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", trustDomain, shopNamespace, account)
+}
+
+// expected is a connection of the shop with the number of times it is made.
+type expected struct {
+	client, server string
+	times          int
+	sameNode       bool
+}
+
+// inside are the connections between pods of the shop. With the client outside welcome, its purchase goes through too.
+func inside(welcome bool) []expected {
+	n := purchases
+	if welcome {
+		n++
+	}
+	return []expected{
+		{"shopper", "web", purchases, true}, {"web", "cart", n, false}, {"web", "orders", n, false}, {"cart", "inventory", n, false},
+	}
+}
+
+// inTheMesh says whether log and metrics tell of all connections already.
+func inTheMesh(welcome bool) func(*part) bool {
+	return func(p *part) bool {
+		for _, x := range inside(welcome) {
+			for _, direction := range []string{"inbound", "outbound"} {
+				if e, _ := p.entry(direction, x.client, x.server); e.Connections < x.times {
+					return false
+				}
+			}
+			if p.closed(x.client, x.server, "mutual_tls") < float64(x.times) {
+				return false
+			}
+		}
+		_, told := p.entry("inbound", "legacy", "web")
+		return told
+	}
+}
+
+func (p *part) closed(client, server, security string) float64 {
+	return p.metric("istio_tcp_connections_closed_total", map[string]string{
+		"reporter": "destination", "source_workload": client, "destination_workload": server, "connection_security_policy": security,
+	})
+}
+
+// checkMesh compares what was read with what the invariants promise.
+func (d *demo) checkMesh(r *report, p *part, welcome bool) {
+	for _, x := range inside(welcome) {
+		d.checkInside(r, p, x)
+	}
+	r.check("the shopper's card number is nowhere in the packets between the nodes", p.carries(shopperCard) == 0)
+	for _, t := range p.wire {
+		if d.shopPod(t.Client) && d.shopPod(t.Server) {
+			r.check(fmt.Sprintf("on the wire %s to %s is TLS on port %d", t.Client, t.Server, hbonePort), t.Port == hbonePort && t.Records > 0 && t.Plain == 0)
+		}
+	}
+	r.check("tunnels were seen on the wire", p.tunnels() > 0)
+	e, ok := p.entry("inbound", "legacy", "web")
+	r.check("the access log tells of the client outside, without an identity", ok && e.Connections == 1 && e.SourceID == "")
+	if welcome {
+		r.check("the client outside was let in, counted INBOUND_PLAINTEXT", e.Reason == "INBOUND_PLAINTEXT")
+		r.check("only the client outside sent its card number in plaintext", p.carries(legacyCard) == 1)
+		return
+	}
+	r.check("the client outside was refused with STRICT_MTLS", e.Reason == "STRICT_MTLS" && e.Error != "")
+	r.check("the metric counts the refusal", p.metric("warren_connections_total", map[string]string{"reporter": "destination", "reason": "STRICT_MTLS"}) == 1)
+	for _, t := range p.wire {
+		if t.Client == "legacy" {
+			r.check("the client outside got no byte of an answer", t.Answered == 0)
+		}
+	}
+}
+
+// checkInside wants both ends' logs to tell of the connection with both identities, and the metric to call it mutual TLS.
+func (d *demo) checkInside(r *report, p *part, x expected) {
+	how := "TUNNEL"
+	if x.sameNode {
+		how = "SAME_NODE"
+	}
+	in, _ := p.entry("inbound", x.client, x.server)
+	out, _ := p.entry("outbound", x.client, x.server)
+	what := x.client + " to " + x.server
+	for _, e := range []entry{in, out} {
+		r.check(fmt.Sprintf("the %s access log tells of %d connections from %s with both identities", e.Direction, x.times, what),
+			e.Connections == x.times && e.SourceID == spiffe(x.client) && e.DestID == spiffe(x.server) && e.Error == "")
+	}
+	r.check("the client's ztunnel decided "+how+" for "+what, out.Reason == how)
+	r.check("the server's ztunnel took "+what+" from a tunnel", in.Reason == "TUNNEL")
+	r.check("both ends counted the same bytes from "+what, in.BytesIn == out.BytesOut && in.BytesOut == out.BytesIn && in.BytesIn > 0)
+	r.check("the metrics call all connections from "+what+" mutual TLS",
+		p.closed(x.client, x.server, "mutual_tls") == float64(x.times) && p.closed(x.client, x.server, "unknown") == 0)
+}
+
+func (d *demo) shopPod(name string) bool { return d.mesh.Find(shopNamespace+"/"+name) != nil }
