@@ -107,7 +107,8 @@ func (c cgroups) pod(uid string) (string, error) {
 	return found, nil
 }
 
-// pids lists the processes of a control group and those below it.
+// pids lists the processes of a control group and those below it. A threaded group, which whoever owns the container's
+// part of the tree may make, refuses to name its own: they stand in the list of the group above that is not threaded.
 func pids(dir string) ([]int, error) {
 	var out []int
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -118,7 +119,7 @@ func pids(dir string) ([]int, error) {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
 		for _, w := range strings.Fields(string(b)) {

@@ -5,6 +5,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -169,18 +170,25 @@ func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
 	return peer, err
 }
 
-// alive reports whether the cgroup exists, and whether a process in it is in the namespace.
-func (f *finder) alive(p place) (cgroup, namespace bool) {
+// alive reports whether the cgroup exists, and whether a process in it is in the namespace. An error means that it
+// is not known: a pod is not to be let go for that.
+func (f *finder) alive(p place) (cgroup, namespace bool, err error) {
 	ps, err := pids(p.cgroup)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, false, nil
+	}
 	if err != nil {
-		_, serr := os.Stat(p.cgroup)
-		return serr == nil, false
+		return true, false, err
 	}
 	for _, pid := range ps {
 		var st unix.Stat_t
-		if unix.Stat(filepath.Join(f.proc, strconv.Itoa(pid), "ns/net"), &st) == nil && st.Ino == p.ns.inode {
-			return true, true
+		serr := unix.Stat(filepath.Join(f.proc, strconv.Itoa(pid), "ns/net"), &st)
+		switch {
+		case serr == nil && st.Ino == p.ns.inode:
+			return true, true, nil
+		case serr != nil && !errors.Is(serr, unix.ENOENT) && !errors.Is(serr, unix.ESRCH):
+			err = fmt.Errorf("process %d: %w", pid, os.NewSyscallError("stat", serr))
 		}
 	}
-	return true, false
+	return true, false, err
 }

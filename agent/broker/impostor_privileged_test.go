@@ -5,6 +5,9 @@ package broker
 import (
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -59,8 +62,51 @@ func TestAddressesOnSeveralInterfaces(t *testing.T) {
 		p.v6 = other.Addr()
 		return netlink.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(other.Addr().AsSlice())})
 	}))
-	if pl, err := f.find(p.capture(), nil); err == nil {
+	c := p.capture()
+	slices.Reverse(c.Addresses) // eth0 last
+	if pl, err := f.find(c, nil); err == nil {
 		pl.ns.close()
 		t.Error("found a pod with an interface that no guard would stand at")
+	}
+}
+
+// A pod that owns its part of the cgroup tree may make a threaded group in it. It stays where it is for that.
+func TestThreadedCgroupHidesNobody(t *testing.T) {
+	w := newWorld(t)
+	p := w.pod()
+	f := &finder{cgroups: podsBelow(w.cgroup), proc: "/proc", host: w.host}
+	sandbox := filepath.Join(p.cgroup, "sandbox")
+	threads := filepath.Join(sandbox, "threads")
+	move := func(to string) error {
+		return os.WriteFile(filepath.Join(to, "cgroup.threads"), []byte(strconv.Itoa(p.pid)), 0)
+	}
+	must(t, os.Mkdir(threads, 0o755))
+	t.Cleanup(func() { _ = os.Remove(threads) })
+	must(t, os.WriteFile(filepath.Join(threads, "cgroup.type"), []byte("threaded"), 0))
+	must(t, move(threads))
+	t.Cleanup(func() { must(t, move(sandbox)) })
+	pl, err := f.find(p.capture(), nil)
+	must(t, err)
+	defer pl.ns.close()
+	if _, ns, err := f.alive(pl); !ns || err != nil {
+		t.Errorf("the pod's process is alive, not seen: %v", err)
+	}
+}
+
+// What can't be seen now is not gone: whoever makes the broker run out of descriptors would free all pods at once.
+func TestUnreadableIsNotGone(t *testing.T) {
+	w := newWorld(t)
+	p := w.pod()
+	f := &finder{cgroups: podsBelow(w.cgroup), proc: "/proc", host: w.host}
+	pl, err := f.find(p.capture(), nil)
+	must(t, err)
+	defer pl.ns.close()
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	cgroup, ns, err := f.alive(pl)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	if err == nil {
+		t.Errorf("without descriptors it is known that cgroup %v, namespace %v", cgroup, ns)
 	}
 }
