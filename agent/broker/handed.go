@@ -15,19 +15,29 @@ type handedListener struct {
 	fd      int
 }
 
-// keepHanded takes a listener over for later; one of the same pod and kind from another party is the same socket.
+// keepHanded takes a listener over for later; one of the same pod and kind from another party is the same socket. Who
+// hands over is not believed: neither the socket's cookie, nor that there is an end to it.
 func (b *Broker) keepHanded(h handedListener) {
-	if h.message.Kind >= wire.Kinds {
+	cookie, err := unix.GetsockoptUint64(h.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil || cookie != h.message.Cookie || h.message.Kind >= wire.Kinds || b.heldHanded(h.message) {
 		unix.Close(h.fd)
 		return
 	}
-	for _, o := range b.handed[h.message.Pod] {
-		if o.message.Kind == h.message.Kind && o.message.Cookie == h.message.Cookie {
-			unix.Close(h.fd)
-			return
+	b.handed[h.message.Pod] = append(b.handed[h.message.Pod], h)
+}
+
+// heldHanded reports whether the listener is kept already, or there is no room for another.
+func (b *Broker) heldHanded(m wire.ListenerMessage) bool {
+	for _, o := range b.handed[m.Pod] {
+		if o.message.Kind == m.Kind && o.message.Cookie == m.Cookie {
+			return true
 		}
 	}
-	b.handed[h.message.Pod] = append(b.handed[h.message.Pod], h)
+	n := 0
+	for _, hs := range b.handed {
+		n += len(hs)
+	}
+	return n >= maxHanded
 }
 
 // adopt takes the pod's listeners out of what was handed over: those of its namespace, and, where an earlier
