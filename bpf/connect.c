@@ -37,9 +37,13 @@ static __always_inline enum verdict pass(struct bpf_sock *sk, enum reason reason
 	return PASS;
 }
 
-static __always_inline __u16 capture_port(struct bpf_sock_addr *ctx)
+/* Never the port the socket is bound to: it would connect to itself. (A port the kernel chooses lies outside the
+ * range: the broker reserves it.) */
+static __always_inline __u16 capture_port(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
 {
-	return CAPTURE_FIRST + (mix(bpf_get_socket_cookie(ctx)) & (CAPTURE_PORTS - 1));
+	__u16 via = CAPTURE_FIRST + (mix(bpf_get_socket_cookie(ctx)) & (CAPTURE_PORTS - 1));
+
+	return via == sk->src_port ? via ^ 1 : via; /* the range begins with an even port */
 }
 
 /* Judges an application's connect to dst:port; via is the capture port it would be sent to. */
@@ -131,7 +135,7 @@ int on_connect4(struct bpf_sock_addr *ctx)
 	}
 	if (!pod_captured(pod))
 		return PASS;
-	via = capture_port(ctx);
+	via = capture_port(ctx, sk);
 	switch (app_connect(sk, pod, &dst, port, via)) {
 	case REFUSE:
 		return REFUSE;
@@ -180,7 +184,7 @@ int on_connect6(struct bpf_sock_addr *ctx)
 	}
 	if (!pod_captured(pod))
 		return PASS;
-	via = capture_port(ctx);
+	via = capture_port(ctx, sk);
 	switch (app_connect(sk, pod, &dst, port, via)) {
 	case REFUSE:
 		return REFUSE;
