@@ -80,6 +80,7 @@ func startRelay(ctx context.Context, p *netns.Pod, dir, bind, next string) (int,
 	defer log.Close()
 	cmd := exec.CommandContext(ctx, binary, "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = ownSession()
 	if err := p.Start(cmd); err != nil {
 		return 0, fmt.Errorf("start haproxy in %s: %w", p, err)
 	}

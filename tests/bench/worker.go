@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 
 	"github.com/warren-mesh/warren/tests/netns"
 )
@@ -33,6 +34,7 @@ func startWorker(ctx context.Context, p *netns.Pod, role, argument string) (*wor
 	w := &worker{cmd: exec.CommandContext(ctx, "/proc/self/exe", argument)}
 	w.cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	w.cmd.Stderr = &w.err
+	w.cmd.SysProcAttr = ownSession()
 	var err error
 	if w.in, err = w.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -51,6 +53,10 @@ func startWorker(ctx context.Context, p *netns.Pod, role, argument string) (*wor
 	}
 	return w, nil
 }
+
+// ownSession gives every process of the bench a session of its own, as Warren's have: where the kernel groups tasks by
+// session, those of one session get at each other's CPU more easily, and a busy machine would favour them.
+func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 // proceed tells a load to begin and returns what came of it.
 func (w *worker) proceed() (outcome, error) {
