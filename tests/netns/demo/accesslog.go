@@ -92,9 +92,11 @@ func grouped(all []entry) []entry {
 	return out
 }
 
-// order is how the purchase goes through the shop; whoever has no part in it comes last.
+// shop is who takes part, in the order in which a purchase passes them.
+var shop = []string{"shopper", "legacy", "web", "cart", "inventory", "orders"}
+
+// order sorts by that; whoever has no part in it comes last.
 func order(workload string) int {
-	shop := []string{"shopper", "legacy", "web", "cart", "inventory", "orders"}
 	if i := slices.Index(shop, workload); i >= 0 {
 		return i
 	}

@@ -131,7 +131,7 @@ func (d *demo) captured(r *report) {
 	r.section("2. In the mesh, PERMISSIVE: the pods of shop are captured; the client outside is still let in")
 	r.statuses(d.mesh)
 	r.whole(p)
-	d.checkMesh(r, p, true)
+	checkMesh(r, p, true)
 }
 
 // strict is the shop that takes mutual TLS only.
@@ -144,7 +144,7 @@ func (d *demo) strict(r *report) {
 	p.end(inTheMesh(false))
 	r.section("3. STRICT: mutual TLS only; the client outside is refused")
 	r.whole(p)
-	d.checkMesh(r, p, false)
+	checkMesh(r, p, false)
 }
 
 // keepBuying leaves a customer in the shop, one purchase a second, so that there is something to look at.
