@@ -76,7 +76,8 @@ static __always_inline enum verdict app_connect(struct bpf_sock *sk, const struc
 }
 
 /* Judges a connect of a socket the broker made. A ztunnel that was taken over must not reach what only the
- * pod itself may: its loopback, a metadata service, or the mesh's own ports, here or in another pod. */
+ * pod itself may: its loopback, a metadata service, or the mesh's own ports, here or in another pod. That holds
+ * wherever the socket is: in ztunnel's own namespace, and in a pod that has left the mesh since. */
 static __always_inline enum verdict exempt_connect(const struct addr *dst, __be16 port)
 {
 	if (addr_loopback(dst) || addr_link_local(dst) || port_reserved(bpf_ntohs(port)))
@@ -116,8 +117,6 @@ int on_connect4(struct bpf_sock_addr *ctx)
 	if (!is_tcp(ctx) || !sk)
 		return PASS;
 	pod = pod_find(bpf_get_netns_cookie(ctx));
-	if (!pod)
-		return PASS;
 	addr_from4(&dst, ctx->user_ip4);
 	port = ctx->user_port;
 
@@ -125,7 +124,7 @@ int on_connect4(struct bpf_sock_addr *ctx)
 	if (e) {
 		if (exempt_connect(&dst, port) == REFUSE)
 			return REFUSE;
-		if (wants_loopback_source(e, pod, &dst)) {
+		if (pod && wants_loopback_source(e, pod, &dst)) {
 			struct sockaddr_in src = { .sin_family = AF_INET };
 
 			src.sin_addr.s_addr = loopback_source(ctx);
@@ -133,7 +132,7 @@ int on_connect4(struct bpf_sock_addr *ctx)
 		}
 		return PASS;
 	}
-	if (!pod_captured(pod))
+	if (!pod || !pod_captured(pod))
 		return PASS;
 	via = capture_port(ctx, sk);
 	switch (app_connect(sk, pod, &dst, port, via)) {
@@ -161,8 +160,6 @@ int on_connect6(struct bpf_sock_addr *ctx)
 	if (!is_tcp(ctx) || !sk)
 		return PASS;
 	pod = pod_find(bpf_get_netns_cookie(ctx));
-	if (!pod)
-		return PASS;
 	dst.w[0] = ctx->user_ip6[0];
 	dst.w[1] = ctx->user_ip6[1];
 	dst.w[2] = ctx->user_ip6[2];
@@ -173,7 +170,7 @@ int on_connect6(struct bpf_sock_addr *ctx)
 	if (e) {
 		if (exempt_connect(&dst, port) == REFUSE)
 			return REFUSE;
-		if (wants_loopback_source(e, pod, &dst)) {
+		if (pod && wants_loopback_source(e, pod, &dst)) {
 			struct sockaddr_in6 src = { .sin6_family = AF_INET6 };
 
 			src.sin6_addr.s6_addr32[2] = bpf_htonl(0xffff);
@@ -182,7 +179,7 @@ int on_connect6(struct bpf_sock_addr *ctx)
 		}
 		return PASS;
 	}
-	if (!pod_captured(pod))
+	if (!pod || !pod_captured(pod))
 		return PASS;
 	via = capture_port(ctx, sk);
 	switch (app_connect(sk, pod, &dst, port, via)) {

@@ -126,7 +126,8 @@ func TestManyDeliveries(t *testing.T) {
 	}
 }
 
-// TestExemptRefusals: what a ztunnel that was taken over must not reach with the sockets it is given.
+// TestExemptRefusals: what a ztunnel that was taken over must not reach with the sockets it is given, those of a pod
+// that is not captured any more and its own included.
 func TestExemptRefusals(t *testing.T) {
 	n := newNode(t)
 	p, peer := n.newPod().capture(), n.newPod()
@@ -139,13 +140,15 @@ func TestExemptRefusals(t *testing.T) {
 	for _, port := range []uint16{15001, 15006, 15053, 61000, 61063} {
 		tests = append(tests, at(peer.ip4, port), at(peer.ip6, port), map4(at(peer.ip4, port)), at(p.ip4, port))
 	}
-	for _, dst := range tests {
-		before := n.stat(reason.ExemptRefused)
-		if err := dial(p.broker(familyOf(dst.Addr())), dst, answerTime); !errors.Is(err, unix.EPERM) {
-			t.Errorf("%v: %v, want EPERM", dst, err)
-		}
-		if n.stat(reason.ExemptRefused) != before+1 {
-			t.Errorf("%v is not counted", dst)
+	for what, from := range map[string]*pod{"captured": p, "not captured": peer} {
+		for _, dst := range tests {
+			before := n.stat(reason.ExemptRefused)
+			if err := dial(from.broker(familyOf(dst.Addr())), dst, answerTime); !errors.Is(err, unix.EPERM) {
+				t.Errorf("%s, %v: %v, want EPERM", what, dst, err)
+			}
+			if n.stat(reason.ExemptRefused) != before+1 {
+				t.Errorf("%s, %v is not counted", what, dst)
+			}
 		}
 	}
 }
