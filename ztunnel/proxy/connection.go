@@ -119,9 +119,7 @@ func (c *connection) established() {
 
 // finish ends the connection: counts it, logs it, forgets it. err is nil only after both directions ended in order.
 func (c *connection) finish(err error) {
-	if cause := context.Cause(c.ctx); err != nil && cause != nil {
-		err = cause // it was killed; what the relay saw is a consequence
-	}
+	err = c.cause(err)
 	c.calm()
 	c.cancel(errFinished)
 	if err != nil {
@@ -153,6 +151,14 @@ func (c *connection) finish(err error) {
 		rec.Sent, rec.Received = rec.Received, rec.Sent
 	}
 	c.proxy.cfg.AccessLog.Write(rec)
+}
+
+// cause is why the connection really ended: if it was killed, what its goroutine saw is a consequence.
+func (c *connection) cause(err error) error {
+	if cause := context.Cause(c.ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
 }
 
 var errFinished = errors.New("connection is finished")

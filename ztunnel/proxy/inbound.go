@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -136,14 +137,19 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 		err = c.carryStream(t, s)
 	}
 	if err != nil {
-		_ = s.Refuse(statusOf(err)) // nothing, when it was accepted
+		_ = s.Refuse(statusOf(c.cause(err))) // nothing, when it was accepted
 	}
 	c.finish(err)
 }
 
 func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 	req, peer := s.Request(), t.conn.RemoteAddrPort()
-	in, local, err := c.admit(t, req.Authority)
+	var in route.Inbound
+	var local *mesh.Workload
+	err := c.admitted(func() (src netip.Addr, dst netip.AddrPort, err error) {
+		in, local, err = c.admit(t, req.Authority)
+		return peer.Addr(), in.Target, err
+	})
 	if err != nil {
 		return err
 	}
@@ -158,7 +164,6 @@ func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 	client := streamSide{stream}
 	c.attach(0, client)
 	c.established()
-	c.judgeFrom(peer.Addr(), in.Target)
 	return relay(client, app, &c.up, &c.down)
 }
 
@@ -207,7 +212,7 @@ func statusOf(err error) int {
 		return r.status
 	}
 	switch reasonOf(err) {
-	case reason.PolicyDeny, reason.PolicyNoAllow, reason.PolicyUnknown, reason.StrictMTLS:
+	case reason.PolicyDeny, reason.PolicyNoAllow, reason.PolicyUnknown, reason.StrictMTLS, reason.PolicyChanged:
 		return 401
 	case reason.BadRequest:
 		return 400

@@ -24,13 +24,15 @@ type network struct {
 	legs      map[uint16]leg              // by the dialling socket's real port
 	tunnels   []*inpod.Conn               // every connection dialled to port 15008
 	silent    map[netip.AddrPort]bool     // dials there get no answer
+	held      map[netip.AddrPort]*held
 }
 
 // leg is one connection as its accepting end sees it.
 type leg struct{ local, remote, original netip.AddrPort }
 
 func newNetwork() *network {
-	n := &network{listeners: map[netip.AddrPort]net.Listener{}, captured: map[netip.Addr]net.Listener{}, legs: map[uint16]leg{}, silent: map[netip.AddrPort]bool{}}
+	n := &network{listeners: map[netip.AddrPort]net.Listener{}, captured: map[netip.Addr]net.Listener{}, legs: map[uint16]leg{}, silent: map[netip.AddrPort]bool{},
+		held: map[netip.AddrPort]*held{}}
 	n.known = sync.NewCond(&n.mu)
 	return n
 }
@@ -92,6 +94,33 @@ func (n *network) route(dst netip.AddrPort, own bool) (l net.Listener, silent bo
 	return n.listeners[dst], n.silent[dst]
 }
 
+// held is an address where dials wait: begun gets a token from each, closing release lets them go on.
+type held struct{ begun, release chan struct{} }
+
+func (n *network) hold(dst netip.AddrPort) *held {
+	h := &held{make(chan struct{}, 1), make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held[dst] = h
+	return h
+}
+
+func (n *network) awaitRelease(ctx context.Context, dst netip.AddrPort) error {
+	n.mu.Lock()
+	h := n.held[dst]
+	n.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	h.begun <- struct{}{}
+	select {
+	case <-h.release:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // sockets are one node's.
 type sockets struct {
 	net     *network
@@ -124,6 +153,9 @@ func (s *sockets) Dial(ctx context.Context, pod string, dst, client netip.AddrPo
 	if silent {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if err := s.net.awaitRelease(ctx, dst); err != nil {
+		return nil, err
 	}
 	e := leg{local: dst, remote: netip.AddrPortFrom(src, 0)}
 	if client.IsValid() {

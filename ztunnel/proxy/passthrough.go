@@ -26,30 +26,23 @@ func (p *Proxy) servePlaintext(stay life, pd *pod, client *inpod.Conn) {
 
 func (c *connection) carryPlaintext(client *inpod.Conn) error {
 	src, dst := client.RemoteAddrPort(), client.LocalAddrPort()
-	d, v, err := c.admitPlaintext(src, dst)
-	switch {
-	case err != nil:
+	err := c.admitted(func() (netip.Addr, netip.AddrPort, error) { return src.Addr(), dst, c.admitPlaintext(src, dst) })
+	if err != nil {
 		return err
-	case !v.allowed:
-		c.learn(func(f *facts) { f.reason, f.policy = v.reason, v.policy })
-		return fail(v.reason, "%s: %s", src, v.reason.Text())
-	}
-	c.learn(func(f *facts) { f.reason = d.Reason })
-	if d.Action != route.Passthrough {
-		return fail(d.Reason, "%s: %s", src, d.Reason.Text())
 	}
 	app, err := c.dialApplication(dst, src)
 	if err != nil {
 		return err
 	}
 	c.established()
-	c.judgeFrom(src.Addr(), dst)
 	return relay(tcpSide{client}, app, &c.up, &c.down)
 }
 
 // admitPlaintext evaluates policy first, for STRICT refuses at once, then whether plaintext may come from there.
-func (c *connection) admitPlaintext(src, dst netip.AddrPort) (d route.Decision, v verdict, err error) {
-	err = c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
+func (c *connection) admitPlaintext(src, dst netip.AddrPort) error {
+	var d route.Decision
+	var v verdict
+	err := c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
 		local := c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(dst.Addr()) })
 		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
 		v = verdict{allowed: true}
@@ -63,5 +56,16 @@ func (c *connection) admitPlaintext(src, dst netip.AddrPort) (d route.Decision, 
 		}
 		return d.Action != route.Wait
 	})
-	return d, v, err
+	switch {
+	case err != nil:
+		return err
+	case !v.allowed:
+		c.learn(func(f *facts) { f.reason, f.policy = v.reason, v.policy })
+		return fail(v.reason, "%s: %s", src, v.reason.Text())
+	}
+	c.learn(func(f *facts) { f.reason = d.Reason })
+	if d.Action != route.Passthrough {
+		return fail(d.Reason, "%s: %s", src, d.Reason.Text())
+	}
+	return nil
 }

@@ -130,6 +130,60 @@ func TestPolicyChangeEndsLiveConnections(t *testing.T) {
 	m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "shop/nobody"})
 }
 
+// TestPolicyChangeWhileConnecting: a connection is let in by one snapshot and carried only while the latest agrees,
+// however long the application takes to accept.
+func TestPolicyChangeWhileConnecting(t *testing.T) {
+	for _, by := range []string{"tunnel", "plaintext"} {
+		t.Run(by, func(t *testing.T) {
+			m, client, _ := pair(t)
+			m.serve(serverPort, func(c *net.TCPConn, _ netip.AddrPort) { _, _ = io.Copy(c, c) })
+			h := m.net.hold(netip.MustParseAddrPort(serverPort))
+			var c *net.TCPConn
+			if by == "tunnel" {
+				c = client.dial(serverPort)
+			} else {
+				var err error
+				if c, err = m.stranger("192.0.2.50", serverPort); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-h.begun
+			m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
+			release := time.AfterFunc(100*time.Millisecond, func() { close(h.release) })
+			defer release.Stop()
+			_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+			wantReset(t, "client", c)
+			m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "shop/nobody"})
+			if by == "tunnel" {
+				m.near.logged(map[string]any{"reason": "PEER_REFUSED", "error": "connect refused: http status 401"})
+			}
+		})
+	}
+}
+
+// TestPolicyChangeWhileAdmitted: a policy that arrives between the snapshot that let a connection in and the moment
+// from which changes are seen is asked, too.
+func TestPolicyChangeWhileAdmitted(t *testing.T) {
+	m, _, server := pair(t)
+	p := m.far.proxy
+	pd := p.find(server.uid)
+	c, err := p.begin(pd.life, pd, metrics.Destination, facts{direction: inbound}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	err = c.admitted(func() (netip.Addr, netip.AddrPort, error) {
+		if asked++; asked > 1 {
+			return netip.Addr{}, netip.AddrPort{}, errors.New("refused")
+		}
+		m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
+		return netip.MustParseAddr("192.0.2.50"), netip.MustParseAddrPort(serverPort), nil
+	})
+	if c.finish(err); asked != 2 || err == nil {
+		t.Errorf("asked %d times, err %v; want to be asked again and refused", asked, err)
+	}
+}
+
 func TestPlaintextFromMesh(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		m, _, _ := pair(t)

@@ -33,9 +33,24 @@ func (c *connection) evaluate(snap *mesh.Snapshot, local *mesh.Workload, conn au
 	return v
 }
 
+// admitted asks admit, which says from where to where the connection is allowed, and lets policy end it from then
+// on. What changed between admit's snapshot and that moment recheck has not seen: it is judged here, and asked again.
+func (c *connection) admitted(admit func() (src netip.Addr, dst netip.AddrPort, err error)) error {
+	for {
+		src, dst, err := admit()
+		if err != nil {
+			return err
+		}
+		judge := c.judgeFrom(src, dst)
+		if judge(c.proxy.cfg.Store.Snapshot()).allowed {
+			return nil
+		}
+	}
+}
+
 // judgeFrom lets policy end the connection later, by the facts that let it in. A pod that is on its way out, and
 // no longer in the snapshot, keeps its connections.
-func (c *connection) judgeFrom(src netip.Addr, dst netip.AddrPort) {
+func (c *connection) judgeFrom(src netip.Addr, dst netip.AddrPort) func(*mesh.Snapshot) verdict {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	conn := authz.Connection{Identity: c.facts.sourceID, Source: src, Destination: dst}
@@ -46,6 +61,7 @@ func (c *connection) judgeFrom(src netip.Addr, dst netip.AddrPort) {
 		}
 		return c.evaluate(snap, local, conn)
 	}
+	return c.judge
 }
 
 // recheck judges live inbound connections again whenever policies or their workloads changed, and closes
