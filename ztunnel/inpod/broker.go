@@ -124,12 +124,25 @@ func (b *Broker) shrinkPools(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
+			b.forgetPools(now)
 			b.mu.Lock()
 			pools := slices.Collect(maps.Values(b.pools))
 			b.mu.Unlock()
 			for _, p := range pools {
 				p.shrink(now)
 			}
+		}
+	}
+}
+
+// forgetPools ends the pools that dials of a pod already gone have made. They would ask for sockets for ever.
+func (b *Broker) forgetPools(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for pod, p := range b.pools {
+		if pod != "" && b.listeners[pod] == nil && p.unused(now) {
+			delete(b.pools, pod)
+			p.close()
 		}
 	}
 }

@@ -434,3 +434,31 @@ func TestStrangeBrokerMessagesEndTheConnection(t *testing.T) {
 		testutil.Eventually(t, 5*time.Second, name+": still connected", func() bool { return !b.Connected() })
 	}
 }
+
+// A connection that outlives its pod may still dial. Nothing is left of that.
+func TestDialFromAPodThatIsGone(t *testing.T) {
+	b, path := started(t)
+	f := dialled(t, path)
+	go func() {
+		for {
+			m, _, err := f.conn.Recv()
+			if err != nil {
+				return
+			}
+			var r broker.SocketsRequest
+			if m.Type == broker.TypeSocketsRequest && m.Into(&r) == nil {
+				_ = f.conn.Send(broker.TypeSockets, broker.Sockets{Pod: r.Pod, Asked: r.Count, Error: "no such pod", RetryAfter: 50})
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := b.Dial(ctx, "gone", netip.MustParseAddrPort("10.0.0.1:80"), netip.AddrPort{}); err == nil {
+		t.Fatal("dialled")
+	}
+	testutil.Eventually(t, 10*time.Second, "its pool lives on, and asks", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.pools["gone"] == nil
+	})
+}

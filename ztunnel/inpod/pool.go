@@ -214,6 +214,13 @@ func (p *pool) shrink(now time.Time) {
 	}
 }
 
+// unused reports whether nobody waits, nor dialled within the last second.
+func (p *pool) unused(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiters) == 0 && now.Sub(p.last) > time.Second
+}
+
 // close closes what is free and fails who waits.
 func (p *pool) close() {
 	p.mu.Lock()
