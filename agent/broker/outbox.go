@@ -4,6 +4,7 @@ package broker
 
 import (
 	"context"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,9 @@ import (
 type outbox struct {
 	conn  *wire.Conn
 	queue chan outgoing
+
+	mu    sync.Mutex // between put and drop
+	ended bool       // nobody takes from the queue any more
 }
 
 type outgoing struct {
@@ -40,6 +44,12 @@ func (o *outbox) tellFD(t wire.Type, body any, fd int) error {
 }
 
 func (o *outbox) put(m outgoing) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		m.close()
+		return
+	}
 	select {
 	case o.queue <- m:
 	default:
@@ -77,6 +87,9 @@ func (o *outbox) run(ctx context.Context) error {
 }
 
 func (o *outbox) drop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 	for {
 		select {
 		case m := <-o.queue:
