@@ -23,6 +23,13 @@ func (b *Broker) capture(p *pod) error {
 		}
 		p.place = &pl
 		b.forgetOtherNamespace(p)
+	} else {
+		// The namespace is known; its address, or its interface, may have become another.
+		end, err := b.finder.hostEnd(p.place.ns, p.want.Addresses)
+		if err != nil {
+			return fmt.Errorf("find network of pod %s: %w", p.want.UID, err)
+		}
+		p.place.hostIfindex = end
 	}
 	if err := b.openListeners(p); err != nil {
 		return err

@@ -4,12 +4,15 @@ package broker
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	wire "github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/tests/testutil"
@@ -154,4 +157,26 @@ func TestPodThatEndsBeforeItsCapture(t *testing.T) {
 	p.ns.close()
 	must(t, syscall.Kill(p.pid, syscall.SIGKILL))
 	testutil.Eventually(t, 5*time.Second, "the namespace lives on", func() bool { return !w.linkExists(p.hostEnd) })
+}
+
+// TestPodGetsAnotherInterface: the guard goes where the pod's packets go, and never where they went.
+func TestPodGetsAnotherInterface(t *testing.T) {
+	w, p, _, a, _, _ := captureOne(t)
+	must(t, w.host.do(func() error {
+		l, err := netlink.LinkByName(p.hostEnd)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	waitState(t, a, "not captured", func(s wire.State) bool { return !s.Captured })
+	p.plug()
+	waitState(t, a, "captured", isCaptured)
+	err := p.ns.do(func() error {
+		_, err := net.DialTimeout("tcp", netip.AddrPortFrom(p.hostV4, 9000).String(), 300*time.Millisecond)
+		return err
+	})
+	if !os.IsTimeout(err) {
+		t.Errorf("a connection past the hooks: %v, want no answer: the guard drops it", err)
+	}
 }

@@ -214,7 +214,20 @@ func (w *world) pod() *testPod {
 	defer g.Close()
 	p.pid = w.hold(g)
 	p.ns = openTestNamespace(w.t, p.pid)
-	must(w.t, w.host.do(func() error {
+	must(w.t, p.ns.do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	}))
+	p.plug()
+	return p
+}
+
+// plug joins the pod to the host by a veth pair.
+func (p *testPod) plug() {
+	must(p.w.t, p.w.host.do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = p.hostEnd
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(p.pid)}
@@ -223,17 +236,7 @@ func (w *world) pod() *testPod {
 		}
 		return setAddresses(p.hostEnd, p.hostV4, p.hostV6)
 	}))
-	must(w.t, p.ns.do(func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return err
-		}
-		return setAddresses("eth0", p.v4, p.v6)
-	}))
-	return p
+	must(p.w.t, p.ns.do(func() error { return setAddresses("eth0", p.v4, p.v6) }))
 }
 
 func setAddresses(link string, v4, v6 netip.Addr) error {
