@@ -37,6 +37,8 @@ type Broker struct {
 	claimMu sync.Mutex
 	claimed map[string]bool // ztunnel sockets that have a connection
 
+	appeared chan struct{} // something new in the run directory
+
 	// The loop's.
 	pods       map[string]*pod
 	agents     map[*agentConn]bool
@@ -180,7 +182,7 @@ func newBroker(cfg Config, gen string) (*Broker, error) {
 		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, host: host, started: time.Now(),
 		finder: &finder{cgroups: groups, proc: cfg.proc, host: host},
 		spaces: newSpaces(cfg.CreditRate, cfg.CreditBurst),
-		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{},
+		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{}, appeared: make(chan struct{}, 1),
 		pods: map[string]*pod{}, agents: map[*agentConn]bool{}, ztunnels: map[*ztunnel]bool{},
 		handed: map[string][]handedListener{},
 	}, nil
