@@ -130,6 +130,25 @@ func TestPolicyChangeEndsLiveConnections(t *testing.T) {
 	m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "shop/nobody"})
 }
 
+// TestPolicyChangeOfOneWorkload: a policy that only this workload refers to ends its connections, whether or not the
+// control plane tells pod uids.
+func TestPolicyChangeOfOneWorkload(t *testing.T) {
+	for _, uid := range []string{"uid-web", ""} {
+		m := newMesh(t)
+		client := m.pod(m.near, "client", clientAddr)
+		server := m.pod(m.far, "web", serverAddr, func(w *mesh.Workload) { w.PodUID = uid })
+		m.echo(serverPort)
+		ref := mesh.Name{Namespace: "shop", Name: "one"}
+		m.store.Apply(mesh.PutPolicy{Policy: &mesh.Policy{Name: ref, Scope: mesh.ScopeWorkload, Action: mesh.Deny, Rules: []mesh.Rule{{}}}})
+		c := live(t, client)
+		w := *server.workload
+		w.Policies = []mesh.Name{ref}
+		m.store.Apply(mesh.PutWorkload{Workload: &w})
+		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+		wantReset(t, "pod uid "+uid, c)
+	}
+}
+
 // TestPolicyChangeWhileConnecting: a connection is let in by one snapshot and carried only while the latest agrees,
 // however long the application takes to accept.
 func TestPolicyChangeWhileConnecting(t *testing.T) {

@@ -68,7 +68,7 @@ func (c *connection) judgeFrom(src netip.Addr, dst netip.AddrPort) func(*mesh.Sn
 // what is no longer allowed.
 func (p *Proxy) recheck(ctx context.Context) {
 	snap, changed := p.cfg.Store.Watch()
-	undecided := false
+	undecided := p.recheckAll(snap, snap, true) // some may have been let in by an earlier one
 	for {
 		var later <-chan time.Time
 		if undecided {
@@ -90,7 +90,8 @@ func (p *Proxy) recheck(ctx context.Context) {
 func (p *Proxy) recheckAll(before, snap *mesh.Snapshot, all bool) (undecided bool) {
 	all = all || !snap.SamePolicies(before)
 	for _, pd := range p.list() {
-		if !all && snap.WorkloadByPod(pd.uid) == before.WorkloadByPod(pd.uid) {
+		// Without pod uids in the snapshot (another control plane) nobody can tell whether the pod changed.
+		if w := snap.WorkloadByPod(pd.uid); !all && w != nil && w == before.WorkloadByPod(pd.uid) {
 			continue
 		}
 		for _, c := range pd.list() {
