@@ -181,10 +181,25 @@ func (c *Client) connectOnce(ctx context.Context) error {
 	err = fmt.Errorf("find broker in %s: %w", c.dir, ErrNotConnected)
 	for _, p := range paths {
 		var conn *Conn
-		if conn, err = Dial(ctx, p); err == nil {
-			c.log.Info("broker connected", "socket", p)
-			return c.serve(ctx, conn)
+		if conn, err = Dial(ctx, p); err != nil {
+			continue
 		}
+		if err = trusted(conn); err != nil {
+			conn.Close()
+			err = fmt.Errorf("broker at %s: %w", p, err)
+			continue
+		}
+		c.log.Info("broker connected", "socket", p)
+		return c.serve(ctx, conn)
+	}
+	return err
+}
+
+// trusted: ztunnel's group may make sockets in the same directory, and must not speak for the broker.
+func trusted(c *Conn) error {
+	peer, err := c.Peer()
+	if err == nil && peer.Uid != 0 && peer.Uid != uint32(os.Geteuid()) {
+		err = fmt.Errorf("refused: process %d of user %d made the socket", peer.Pid, peer.Uid)
 	}
 	return err
 }
