@@ -8,7 +8,8 @@ import (
 )
 
 // makeRunDir makes the directory of the sockets: root's, and writable by ztunnel's group. The set-group-id bit
-// gives the sockets that group. Owner and member of the group needs no capability for any of it.
+// gives the sockets that group; the sticky bit keeps the group's hands off what root made there: sockets, the lock, the
+// state. Owner and member of the group needs no capability for any of it.
 func makeRunDir(dir string, gid int) error {
 	if err := os.MkdirAll(dir, 0o770); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
@@ -17,7 +18,7 @@ func makeRunDir(dir string, gid int) error {
 		return fmt.Errorf("make run directory: %w (is %d among the broker's supplementary groups?)", err, gid)
 	}
 	// After the change of group, which clears the bit.
-	if err := os.Chmod(dir, 0o770|os.ModeSetgid); err != nil {
+	if err := os.Chmod(dir, 0o770|os.ModeSetgid|os.ModeSticky); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	return nil
