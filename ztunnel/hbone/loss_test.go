@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -286,5 +287,51 @@ func TestWithoutBuffered(t *testing.T) {
 	}()
 	if n, _ := sumOf(t, stream); n != 4<<20 {
 		t.Fatalf("%d bytes", n)
+	}
+}
+
+// resetting is an application's connection whose relay resets the stream as soon as it is interrupted.
+type resetting struct {
+	stream      *Stream
+	interrupted chan struct{}
+	again       atomic.Bool
+}
+
+func (r *resetting) Read([]byte) (int, error) {
+	<-r.interrupted
+	return 0, errors.New("deadline")
+}
+
+func (r *resetting) SetReadDeadline(time.Time) error {
+	if !r.again.Swap(true) { // resetting interrupts as well
+		r.stream.Reset(CodeConnect)
+		close(r.interrupted)
+	}
+	return nil
+}
+
+func (r *resetting) SetWriteDeadline(time.Time) error { return nil }
+
+// TestLossIsToldToBothDirections: the direction that wakes second is told of the loss, not of the reset that the
+// first one answered it with.
+func TestLossIsToldToBothDirections(t *testing.T) {
+	tunnel := newTunnel(t, Config{}, accepting(func(s *Stream) { _, _ = io.Copy(io.Discard, s) }))
+	s := tunnel.open(t)
+	written := make(chan error, 1)
+	go func() {
+		_, err := s.ReadFrom(&resetting{stream: s, interrupted: make(chan struct{})})
+		written <- err
+	}()
+	eventually(t, "the copy to begin", func() bool {
+		s.conn.mu.Lock()
+		defer s.conn.mu.Unlock()
+		return s.source != nil
+	})
+	_ = tunnel.server.Close()
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("read: got %v, want %v", err, ErrConnectionLost)
+	}
+	if err := <-written; !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("write: got %v, want %v", err, ErrConnectionLost)
 	}
 }

@@ -166,12 +166,13 @@ func (c *conn) detach(s *Stream, why error) (source deadliner, gone bool) {
 	return s.source, gone
 }
 
-// interrupt wakes who reads the stream or waits for an application on its behalf.
+// interrupt wakes who reads the stream or waits for an application on its behalf. The reader learns why first:
+// whoever wakes by the deadline may reset the stream, and that must not pass for the cause.
 func (c *conn) interrupt(s *Stream, why error, source deadliner, all bool) {
+	s.in.abort(why, all)
 	if source != nil {
 		_ = source.SetReadDeadline(longAgo)
 	}
-	s.in.abort(why, all)
 }
 
 var longAgo = time.Unix(1, 0)
