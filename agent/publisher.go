@@ -23,16 +23,16 @@ type publisher struct {
 	wake chan struct{}
 
 	mu      sync.Mutex
-	pending map[string]publish // by pod uid
+	pending map[mesh.Name]publish // by name: of a pod and the one that took its name, the newer counts
 }
 
 func newPublisher(to kube.Publisher, log *slog.Logger) *publisher {
-	return &publisher{to: to, log: log, wake: make(chan struct{}, 1), pending: map[string]publish{}}
+	return &publisher{to: to, log: log, wake: make(chan struct{}, 1), pending: map[mesh.Name]publish{}}
 }
 
 func (p *publisher) put(pod kube.LocalPod, value string) {
 	p.mu.Lock()
-	p.pending[pod.UID] = publish{target: pod, value: value}
+	p.pending[mesh.Name{Namespace: pod.Namespace, Name: pod.Name}] = publish{target: pod, value: value}
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:
@@ -60,12 +60,11 @@ func (p *publisher) Run(ctx context.Context) error {
 func (p *publisher) flush(ctx context.Context) bool {
 	p.mu.Lock()
 	batch := p.pending
-	p.pending = map[string]publish{}
+	p.pending = map[mesh.Name]publish{}
 	p.mu.Unlock()
 	done := true
-	for uid, w := range batch {
-		pod := mesh.Name{Namespace: w.target.Namespace, Name: w.target.Name}
-		err := p.to.PublishCaptured(ctx, pod, uid, w.value)
+	for pod, w := range batch {
+		err := p.to.PublishCaptured(ctx, pod, w.target.UID, w.value)
 		if err == nil {
 			continue
 		}
@@ -74,8 +73,8 @@ func (p *publisher) flush(ctx context.Context) bool {
 		}
 		done = false
 		p.mu.Lock()
-		if _, newer := p.pending[uid]; !newer {
-			p.pending[uid] = w
+		if _, newer := p.pending[pod]; !newer {
+			p.pending[pod] = w
 		}
 		p.mu.Unlock()
 	}
