@@ -47,8 +47,13 @@ func inTheMesh(welcome bool) func(*part) bool {
 				return false
 			}
 		}
-		_, told := p.entry("inbound", "legacy", "web")
-		return told
+		e, _ := p.entry("inbound", "legacy", "web")
+		for _, t := range p.wire {
+			if t.Client == "legacy" && e.Connections < t.Connections {
+				return false
+			}
+		}
+		return e.Connections > 0 && p.metric("warren_connections_total", map[string]string{"reporter": "destination", "reason": e.Reason}) >= float64(e.Connections)
 	}
 }
 
@@ -71,14 +76,16 @@ func checkMesh(r *report, p *part, welcome bool) {
 	}
 	r.check("tunnels were seen on the wire", p.tunnels() > 0)
 	e, ok := p.entry("inbound", "legacy", "web")
-	r.check("the access log tells of the client outside, without an identity", ok && e.Connections == 1 && e.SourceID == "")
+	r.check("the access log tells of the client outside, without an identity", ok && e.SourceID == "")
 	if welcome {
-		r.check("the client outside was let in, counted INBOUND_PLAINTEXT", e.Reason == "INBOUND_PLAINTEXT")
+		r.check("the client outside was let in once, counted INBOUND_PLAINTEXT", e.Connections == 1 && e.Reason == "INBOUND_PLAINTEXT")
 		r.check("only the client outside sent its card number in plaintext", p.carries(legacyCard) == 1)
 		return
 	}
 	r.check("the client outside was refused with STRICT_MTLS", e.Reason == "STRICT_MTLS" && e.Error != "")
-	r.check("the metric counts the refusal", p.metric("warren_connections_total", map[string]string{"reporter": "destination", "reason": "STRICT_MTLS"}) == 1)
+	// A reset may come so early that the client takes it for a failed connect, and tries the service's other address.
+	refused := p.metric("warren_connections_total", map[string]string{"reporter": "destination", "reason": "STRICT_MTLS"})
+	r.check("the metric counts the refusals in the log", refused >= 1 && refused == float64(e.Connections))
 	for _, t := range p.wire {
 		if t.Client == "legacy" {
 			r.check("the client outside got no byte of an answer", t.Answered == 0)
