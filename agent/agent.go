@@ -78,6 +78,9 @@ type Agent struct {
 	pods map[string]*tracked // by pod uid
 }
 
+// scrapes at once: each makes the broker read its counters, and every pod can reach the page.
+const scrapes = 2
+
 const (
 	taskObjects   = "objects-synced"
 	taskBroker    = "broker-connected"
@@ -111,7 +114,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		handler http.Handler
 	}{
 		{a.cfg.DebugAddress, debug.Handler(a.sources())},
-		{a.cfg.MetricsAddress, handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))},
+		{a.cfg.MetricsAddress, handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: scrapes}))},
 		{a.cfg.ReadyAddress, handle("/healthz/ready", a.ready)},
 	} {
 		if page.address == "" {
@@ -181,7 +184,7 @@ func handle(path string, h http.Handler) http.Handler {
 }
 
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(l); err != nil && ctx.Err() == nil {
