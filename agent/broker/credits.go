@@ -10,6 +10,11 @@ import (
 const (
 	creditRate  = 20000 // dial sockets per second and pod: twice what one pod was measured to use up
 	creditBurst = 1012  // four full batches
+
+	// Connections to the agent and files for one ztunnel: it needs one of each now and then. The agent's descriptors
+	// are at stake.
+	namedRate  = 20 // per second
+	namedBurst = 64
 )
 
 // credits bound how many sockets are made for one pod, so that a ztunnel in wrong hands can neither keep the

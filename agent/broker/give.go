@@ -76,14 +76,26 @@ func (z *ztunnel) dialSocket() (fd int, ipv4 bool, err error) {
 
 // giveNamed answers a request for a unix connection or a file. Both are quick and local.
 func (z *ztunnel) giveNamed(ctx context.Context, t wire.Type, r wire.NameRequest) error {
-	if t == wire.TypeFileRequest {
+	granted, _ := z.named.take(1, time.Now())
+	switch {
+	case t == wire.TypeFileRequest && granted == 0:
+		return z.conn.Send(wire.TypeFile, wire.NameReply{ID: r.ID, Error: errTooOften})
+	case t == wire.TypeFileRequest:
 		answer := wire.NameReply{ID: r.ID}
 		data, err := z.b.readFile(r.Name)
 		if answer.Data = data; err != nil {
 			answer.Error = err.Error()
 		}
 		return z.conn.Send(wire.TypeFile, answer)
+	case granted == 0:
+		return z.conn.Send(wire.TypeUnix, wire.NameReply{ID: r.ID, Error: errTooOften})
 	}
+	return z.giveUnix(ctx, r)
+}
+
+const errTooOften = "asked too often"
+
+func (z *ztunnel) giveUnix(ctx context.Context, r wire.NameRequest) error {
 	c, err := z.b.dialAgent(ctx, r.Name)
 	if err != nil {
 		return z.conn.Send(wire.TypeUnix, wire.NameReply{ID: r.ID, Error: err.Error()})

@@ -60,6 +60,39 @@ func TestHostileZtunnelStaysWithinCredits(t *testing.T) {
 	}
 }
 
+// The agent must not run out of descriptors for one ztunnel's connections.
+func TestHostileZtunnelAsksForNames(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(w.dir, "token")
+	must(t, os.WriteFile(path, []byte("x"), 0o600))
+	w.cfg.Files["token"] = path
+	w.startBroker()
+	z := w.rawZtunnel()
+	z.greet()
+	agent, err := wire.Listen(filepath.Join(w.cfg.RunDir, wire.SocketName("agent", "1", "zds")))
+	must(t, err)
+	defer agent.Close()
+	const n = 5 * namedBurst
+	start, given := time.Now(), 0
+	for i := range uint64(n) {
+		what, name := wire.TypeUnixRequest, "zds"
+		if i%2 == 0 {
+			what, name = wire.TypeFileRequest, "token"
+		}
+		must(t, z.conn.Send(what, wire.NameRequest{ID: i, Name: name}))
+		r := z.answer()
+		if r.ID != i {
+			t.Fatalf("answer %+v to question %d", r, i)
+		}
+		if r.Error == "" {
+			given++
+		}
+	}
+	if allowed := namedBurst + int(namedRate*time.Since(start).Seconds()) + 1; given < namedBurst || given > allowed {
+		t.Errorf("%d of %d given, at least %d and at most %d are allowed", given, n, namedBurst, allowed)
+	}
+}
+
 func TestZtunnelThatBreaksTheProtocolIsLeft(t *testing.T) {
 	for name, tt := range map[string]struct {
 		t    wire.Type

@@ -204,3 +204,17 @@ func (z *rawZtunnel) sockets(pod string, n int) (given int) {
 		}
 	}
 }
+
+// answer receives the answer to a question by name, and closes what came with it.
+func (z *rawZtunnel) answer() (r wire.NameReply) {
+	t := z.w.t
+	for {
+		m, fds, err := z.conn.Recv()
+		must(t, err)
+		wire.CloseFDs(fds)
+		if m.Type == wire.TypeUnix || m.Type == wire.TypeFile {
+			must(t, m.Into(&r))
+			return r
+		}
+	}
+}

@@ -25,6 +25,7 @@ type ztunnel struct {
 	pidfd   int // -1 where its process is not seen
 	visitor *visitor
 	own     *space // ztunnel's own namespace, nil where its process is not seen
+	named   *credits
 }
 
 // connectZtunnel dials a ztunnel's socket and checks who made it. Only the process that listens there, as the
@@ -42,7 +43,7 @@ func (b *Broker) connectZtunnel(ctx context.Context, path string) (*ztunnel, err
 		c.Close()
 		return nil, fmt.Errorf("connect to ztunnel at %s: %w", path, err)
 	}
-	z := &ztunnel{outbox: newOutbox(c), b: b, path: path, peer: peer, visitor: newVisitor()}
+	z := &ztunnel{outbox: newOutbox(c), b: b, path: path, peer: peer, visitor: newVisitor(), named: newCredits(namedRate, namedBurst)}
 	if z.pidfd, err = unix.PidfdOpen(int(peer.Pid), 0); err != nil {
 		z.pidfd = -1
 		b.log.Warn("ztunnel's process is not seen: it can neither dial from its own network nor be ended when it hangs (no host pid namespace?)", "pid", peer.Pid, "err", err)
