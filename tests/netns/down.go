@@ -26,6 +26,7 @@ func (m *Mesh) Down() {
 	m.mu.Unlock()
 	if m.t.Failed() {
 		m.keep()
+		m.hold()
 	}
 	for _, leak := range m.tearDown() {
 		m.t.Errorf("left behind: %s", leak)
@@ -41,11 +42,30 @@ func (m *Mesh) keep() {
 			m.t.Logf("keep %s: %v", d, err)
 		}
 	}
-	m.t.Logf("objects and logs are kept in %s; to look inside while it runs, stop the test with a breakpoint or a sleep:\n%s", kept, m.Inspect())
+	m.t.Logf("objects and logs are kept in %s; WARREN_HOLD=10m keeps a failed mesh up for that long, to be looked at by\n%s", kept, m.Inspect())
 	logs, _ := filepath.Glob(m.path("logs/*.log"))
 	for _, path := range logs {
 		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
 			m.t.Logf("--- %s\n%s", filepath.Base(path), lastLines(string(b), 20))
+		}
+	}
+}
+
+// hold leaves a failed mesh up for the time that WARREN_HOLD gives, or until its file "hold" is removed. It speaks to the
+// terminal itself: the test's own log is only shown at its end.
+func (m *Mesh) hold() {
+	d, err := time.ParseDuration(os.Getenv("WARREN_HOLD"))
+	if err != nil || d <= 0 {
+		return
+	}
+	file := m.path("hold")
+	if os.WriteFile(file, nil, 0o644) != nil {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "\n%s failed; its mesh stays up for %v, or until rm %s\n%s", m.t.Name(), d, file, m.Inspect())
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(file); err != nil {
+			return
 		}
 	}
 }
