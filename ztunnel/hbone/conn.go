@@ -33,6 +33,7 @@ type conn struct {
 
 	mu          sync.Mutex
 	pending     *[]byte // frames that wait to be written; pooled, nil when none
+	replies     int     // of them, answers to what the peer sent
 	streams     map[uint32]*Stream
 	handlers    int // server: handlers that have not returned
 	nextID      uint32
@@ -113,7 +114,9 @@ func (c *conn) run() error {
 				break
 			}
 		}
-		c.reader.endBatch()
+		if over := c.reader.endBatch(); err == nil {
+			err = over
+		}
 	}
 	return c.fail(c.inOrder(err))
 }

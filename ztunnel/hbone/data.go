@@ -155,7 +155,7 @@ func (r *reader) streamError(err error) error {
 	c.mu.Lock()
 	c.stray += streamWindow
 	c.strayHeads++
-	*c.pend() = appendUint32Frame(*c.pend(), frameReset, fault.Stream, uint32(fault.Code))
+	*c.reply() = appendUint32Frame(*c.pend(), frameReset, fault.Stream, uint32(fault.Code))
 	c.mu.Unlock()
 	return r.flood.draw("stream errors")
 }

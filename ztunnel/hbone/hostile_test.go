@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -367,6 +368,48 @@ func TestRapidReset(t *testing.T) {
 		t.Errorf("%d handlers ran at once", n)
 	}
 	close(block)
+}
+
+// TestUnreadAnswers: a peer that asks and asks but reads nothing can't make answers pile up without end.
+func TestUnreadAnswers(t *testing.T) {
+	for _, method := range []string{"CONNECT", "GET"} { // refused by a handler, and by the reader
+		t.Run(method, func(t *testing.T) {
+			c, s := tlsPair(t)
+			_ = record.Underlying(c).(*net.TCPConn).SetReadBuffer(4 << 10)
+			_ = record.Underlying(s).(*net.TCPConn).SetWriteBuffer(4 << 10)
+			served := make(chan error, 1)
+			server := NewServer(record.OverTLS(s), Config{}, func(ss *ServerStream) { _ = ss.Refuse(401) })
+			go func() { served <- server.Serve(context.Background()) }()
+			t.Cleanup(func() { _ = server.Close() })
+			p := newPeer(c)
+			_, _ = io.WriteString(c, preface)
+			_ = p.WriteSettings()
+			go func() {
+				block := p.encode(":method", method, ":authority", "a:1")
+				var b []byte
+				for i := uint32(1); ; i += 2 {
+					if b = appendHeaders(b, i, block, true); len(b) < 16<<10 {
+						continue
+					}
+					if _, err := c.Write(b); err != nil {
+						return
+					}
+					b = b[:0]
+				}
+			}()
+			var fault *ConnError
+			select {
+			case err := <-served:
+				if !errors.As(err, &fault) || fault.Code != CodeEnhanceYourCalm {
+					t.Errorf("ended by %v", err)
+				}
+			case <-time.After(5 * time.Second):
+				server.conn.mu.Lock()
+				t.Errorf("%d bytes wait to be read", len(*server.conn.pend()))
+				server.conn.mu.Unlock()
+			}
+		})
+	}
 }
 
 // TestWindowOfZero: a peer that grants nothing, then a little, gets exactly what it granted.

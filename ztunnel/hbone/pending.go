@@ -10,8 +10,9 @@ const (
 	pendingKept = 64 << 10
 	// pendingFull makes writers of small frames wait for their turn to write.
 	pendingFull = 256 << 10
-	// pendingMost is what control frames may pile up for a peer that sends but doesn't read.
-	pendingMost = 4 << 20
+	// repliesMost is how many answers may pile up for a peer that sends but doesn't read: several for each stream
+	// that it may have open.
+	repliesMost = 16 << 10
 )
 
 var pendingPool = sync.Pool{New: func() any { b := make([]byte, 0, pendingSize); return &b }}
@@ -24,9 +25,25 @@ func (c *conn) pend() *[]byte {
 	return c.pending
 }
 
+// reply is pend for what the peer made us say.
+func (c *conn) reply() *[]byte {
+	c.replies++
+	return c.pend()
+}
+
+// overdrawn is the fault of a peer that has left too many answers unread.
+func (c *conn) overdrawn() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.replies > repliesMost {
+		return connError(CodeEnhanceYourCalm, "answers pile up unread")
+	}
+	return nil
+}
+
 func (c *conn) takePending() *[]byte {
 	b := c.pending
-	c.pending = nil
+	c.pending, c.replies = nil, 0
 	return b
 }
 

@@ -55,13 +55,9 @@ func (r *reader) onPing(h frameHeader, b []byte) error {
 		return r.flood.draw("PING")
 	}
 	c.mu.Lock()
-	pending := c.pend()
+	pending := c.reply()
 	*pending = appendFrame(*pending, framePing, flagAck, 0, b)
-	most := len(*pending) > pendingMost
 	c.mu.Unlock()
-	if most {
-		return connError(CodeEnhanceYourCalm, "answers pile up unread")
-	}
 	return r.flood.draw("PING")
 }
 

@@ -141,7 +141,8 @@ func (r *reader) control(p []byte) ([]byte, error) {
 }
 
 // endBatch hands over what was gathered, before the memory it lies in is used again.
-func (r *reader) endBatch() {
+func (r *reader) endBatch() error {
 	r.deliver()
 	r.conn.kick()
+	return r.conn.overdrawn()
 }

@@ -111,7 +111,7 @@ func (ss *ServerStream) append(status int, h Header, last bool) error {
 	}
 	s.answered.Store(true)
 	block := c.encode([]Field{{":status", strconv.Itoa(status)}}, &h)
-	*c.pend() = appendHeaders(*c.pend(), s.id, block, last)
+	*c.reply() = appendHeaders(*c.pend(), s.id, block, last)
 	ended := false
 	if last {
 		s.localEnd = true

@@ -28,11 +28,16 @@ func (r *reader) onSettings(h frameHeader, b []byte) error {
 		return connError(CodeFrameSize, "SETTINGS of %d bytes", len(b))
 	}
 	c.mu.Lock()
-	for ; len(b) > 0; b = b[6:] {
-		if err := c.setting(binary.BigEndian.Uint16(b), binary.BigEndian.Uint32(b[2:])); err != nil {
-			c.mu.Unlock()
-			return err
-		}
+	initial, err := c.peerInitial, error(nil)
+	for ; len(b) > 0 && err == nil; b = b[6:] {
+		err = c.setting(binary.BigEndian.Uint16(b), binary.BigEndian.Uint32(b[2:]))
+	}
+	if err == nil {
+		err = c.shiftWindows(c.peerInitial - initial)
+	}
+	if err != nil {
+		c.mu.Unlock()
+		return err
 	}
 	first := false
 	select {
@@ -44,7 +49,7 @@ func (r *reader) onSettings(h frameHeader, b []byte) error {
 		}
 		close(c.settled)
 	}
-	*c.pend() = appendFrame(*c.pend(), frameSettings, flagAck, 0, nil)
+	*c.reply() = appendFrame(*c.pend(), frameSettings, flagAck, 0, nil)
 	c.wakeWriters()
 	c.mu.Unlock()
 	if first {
@@ -70,16 +75,24 @@ func (c *conn) setting(id uint16, v uint32) error {
 		if v > maxWindow {
 			return connError(CodeFlowControl, "INITIAL_WINDOW_SIZE is %d", v)
 		}
-		delta := int64(v) - c.peerInitial
 		c.peerInitial = int64(v)
-		for _, s := range c.streams {
-			if s.sendWindow += delta; s.sendWindow > maxWindow {
-				return connError(CodeFlowControl, "INITIAL_WINDOW_SIZE overflows stream %d", s.id)
-			}
-		}
 	case settingMaxFrameSize:
 		if v < maxFrame || v > 1<<24-1 {
 			return connError(CodeProtocol, "MAX_FRAME_SIZE is %d", v)
+		}
+	}
+	return nil
+}
+
+// shiftWindows applies a change of INITIAL_WINDOW_SIZE to the open streams, once for each SETTINGS frame: thousands of
+// settings fit into one. mu is held.
+func (c *conn) shiftWindows(delta int64) error {
+	if delta == 0 {
+		return nil
+	}
+	for _, s := range c.streams {
+		if s.sendWindow += delta; s.sendWindow > maxWindow {
+			return connError(CodeFlowControl, "INITIAL_WINDOW_SIZE overflows stream %d", s.id)
 		}
 	}
 	return nil

@@ -129,7 +129,7 @@ func (c *conn) reset(s *Stream, why *ResetError) {
 	if !s.closed && c.err == nil {
 		c.stray += left
 		c.strayHeads++
-		*c.pend() = appendUint32Frame(*c.pend(), frameReset, s.id, uint32(why.Code))
+		*c.reply() = appendUint32Frame(*c.pend(), frameReset, s.id, uint32(why.Code))
 	}
 	source, gone := c.detach(s, why) // in the same breath: no DATA may follow RST_STREAM
 	c.mu.Unlock()
