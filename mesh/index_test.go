@@ -48,6 +48,28 @@ func TestPoliciesFor(t *testing.T) {
 	}
 }
 
+func TestPolicySet(t *testing.T) {
+	put := func(ns, n string, scope Scope) Change { return PutPolicy{&Policy{Name: Name{Namespace: ns, Name: n}, Scope: scope}} }
+	s := NewSnapshot().With(put("a", "x", ScopeNamespace))
+	for _, tt := range []struct {
+		name   string
+		change Change
+		same   bool
+	}{
+		{"a workload", PutWorkload{&Workload{UID: "x"}}, true},
+		{"another namespace's policy", put("b", "x", ScopeNamespace), true},
+		{"a workload's policy", put("a", "y", ScopeWorkload), true},
+		{"its own policy", put("a", "x", ScopeNamespace), false},
+		{"a policy more", put("a", "y", ScopeNamespace), false},
+		{"the mesh's", put("warren-system", "x", ScopeMesh), false},
+		{"its own goes", DeletePolicy{Name{Namespace: "a", Name: "x"}}, false},
+	} {
+		if got := s.With(tt.change).PolicySet("a") == s.PolicySet("a"); got != tt.same {
+			t.Errorf("%s: same %v, want %v", tt.name, got, tt.same)
+		}
+	}
+}
+
 func TestSamePolicies(t *testing.T) {
 	s := NewSnapshot()
 	if !s.SamePolicies(s.With(PutWorkload{&Workload{UID: "x"}})) {

@@ -27,7 +27,19 @@ const (
 	Allow Action = iota
 	// Deny refuses a connection.
 	Deny
+	// Audit reports a connection and never changes the outcome.
+	Audit
 )
+
+var actionNames = [...]string{"ALLOW", "DENY", "AUDIT"}
+
+// String is the action as AuthorizationPolicy writes it.
+func (a Action) String() string {
+	if int(a) < len(actionNames) {
+		return actionNames[a]
+	}
+	return "unknown"
+}
 
 // Policy is an L4 authorization policy: the OR of its rules. Immutable. Semantics are those of Istio's
 // security.Authorization: no rules never match; a rule is the AND of its clauses; a clause the OR of its
@@ -38,7 +50,7 @@ type Policy struct {
 	Scope  Scope
 	Action Action
 	Rules  []Rule
-	// DryRun: evaluated and logged, never enforced.
+	// DryRun: evaluated and logged, never enforced. An Audit policy that is also DryRun is only logged.
 	DryRun bool
 	// Strict marks the policy converted from PeerAuthentication STRICT, so that a refusal can say STRICT_MTLS.
 	Strict bool
@@ -58,6 +70,13 @@ type Match struct {
 	SourceIPs, NotSourceIPs               []netip.Prefix
 	DestinationIPs, NotDestinationIPs     []netip.Prefix
 	DestinationPorts, NotDestinationPorts []uint16
+}
+
+// IsZero reports whether no attribute is set.
+func (m *Match) IsZero() bool {
+	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+
+		len(m.ServiceAccounts)+len(m.NotServiceAccounts)+len(m.SourceIPs)+len(m.NotSourceIPs)+
+		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
 }
 
 // MatchKind is how a StringMatch compares.
