@@ -5,6 +5,6 @@
 // and mesh/manifests feed it the same events.
 //
 // Objects read: Namespace, Pod, Node, Service, ServiceAccount (v1), ServiceCIDR (networking.k8s.io/v1),
-// EndpointSlice (discovery.k8s.io/v1), PeerAuthentication (security.istio.io/v1). Not applied: Services of
+// EndpointSlice (discovery.k8s.io/v1), PeerAuthentication and AuthorizationPolicy (security.istio.io/v1). Not applied: Services of
 // type ExternalName, EndpointSlices of address type FQDN, ports of protocols other than TCP.
 package kube

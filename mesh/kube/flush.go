@@ -6,7 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/warren-mesh/warren/mesh"
 )
@@ -14,7 +13,8 @@ import (
 // emitted is what the translator has told so far, so that it tells only differences.
 type emitted struct {
 	config    *mesh.Config
-	strict    *mesh.Policy
+	peer      map[mesh.Name]*mesh.Policy // made from PeerAuthentications
+	authz     map[mesh.Name]*mesh.Policy
 	services  map[mesh.Name]*mesh.Service
 	workloads map[string]*mesh.Workload
 	bySlice   map[mesh.Name]set[string] // workload uids
@@ -24,6 +24,7 @@ type emitted struct {
 
 func newEmitted() emitted {
 	return emitted{
+		authz:     map[mesh.Name]*mesh.Policy{},
 		services:  map[mesh.Name]*mesh.Service{},
 		workloads: map[string]*mesh.Workload{},
 		bySlice:   map[mesh.Name]set[string]{},
@@ -43,7 +44,7 @@ type batch struct {
 func (t *Translator) flush() Result {
 	b := &batch{}
 	t.flushConfig(b)
-	policyGone := t.flushPolicy(b)
+	policiesGone := append(t.flushPeerAuths(b), t.flushAuthz(b)...)
 	servicesGone := t.flushServices(b)
 	for _, n := range sorted(t.dirtyPods) {
 		t.flushPod(b, n)
@@ -53,7 +54,7 @@ func (t *Translator) flush() Result {
 	}
 	clear(t.dirtyPods)
 	clear(t.dirtySlices)
-	b.result.Changes = slices.Concat(b.puts, b.deletes, servicesGone, policyGone)
+	b.result.Changes = slices.Concat(b.puts, b.deletes, servicesGone, policiesGone)
 	return b.result
 }
 
@@ -68,19 +69,43 @@ func (t *Translator) flushConfig(b *batch) {
 	}
 }
 
-func (t *Translator) flushPolicy(b *batch) (gone []mesh.Change) {
-	if !t.dirtyPolicy {
+func (t *Translator) flushPeerAuths(b *batch) (gone []mesh.Change) {
+	if !t.dirtyPeerAuth {
 		return nil
 	}
-	t.dirtyPolicy = false
-	p := t.strictPolicy()
-	switch {
-	case p != nil && t.emitted.strict == nil:
-		b.puts = append(b.puts, mesh.PutPolicy{Policy: p})
-	case p == nil && t.emitted.strict != nil:
-		gone = append(gone, mesh.DeletePolicy{Name: t.strictName()})
+	t.dirtyPeerAuth = false
+	now, before := t.peerPolicies(), t.emitted.peer
+	for _, n := range slices.SortedFunc(maps.Keys(now), compareNames) {
+		if !reflect.DeepEqual(now[n], before[n]) {
+			b.puts = append(b.puts, mesh.PutPolicy{Policy: now[n]})
+		}
 	}
-	t.emitted.strict = p
+	for _, n := range slices.SortedFunc(maps.Keys(before), compareNames) {
+		if now[n] == nil {
+			gone = append(gone, mesh.DeletePolicy{Name: n})
+		}
+	}
+	t.emitted.peer = now
+	return gone
+}
+
+func (t *Translator) flushAuthz(b *batch) (gone []mesh.Change) {
+	for _, n := range sorted(t.dirtyAuthz) {
+		var p *mesh.Policy
+		if a := t.authz[n]; a != nil {
+			p = a.policy
+		}
+		old := t.emitted.authz[n]
+		switch {
+		case p == nil && old != nil:
+			delete(t.emitted.authz, n)
+			gone = append(gone, mesh.DeletePolicy{Name: n})
+		case p != nil && !reflect.DeepEqual(p, old):
+			t.emitted.authz[n] = p
+			b.puts = append(b.puts, mesh.PutPolicy{Policy: p})
+		}
+	}
+	clear(t.dirtyAuthz)
 	return gone
 }
 
@@ -139,9 +164,10 @@ func (t *Translator) workload(uid string, p *pod, enrolled bool, why string) *me
 	if nd := t.nodes[p.node]; nd != nil {
 		w.Region, w.Zone = nd.region, nd.zone
 	}
-	if t.strict(p.name.Namespace) {
-		w.Policies = []mesh.Name{t.strictName()}
+	if n, ok := t.peerPolicy(p); ok {
+		w.Policies = append(w.Policies, n)
 	}
+	w.Policies = append(w.Policies, t.authzPolicies(p)...)
 	return w
 }
 
@@ -200,5 +226,5 @@ func (t *Translator) deleteLocal(b *batch, n mesh.Name) {
 }
 
 func sorted(s set[mesh.Name]) []mesh.Name {
-	return slices.SortedFunc(maps.Keys(s), func(a, b mesh.Name) int { return strings.Compare(a.String(), b.String()) })
+	return slices.SortedFunc(maps.Keys(s), compareNames)
 }

@@ -48,6 +48,8 @@ func KeyOf(o runtime.Object) (Key, error) {
 		kind = "EndpointSlice"
 	case *istiosecurity.PeerAuthentication:
 		kind = "PeerAuthentication"
+	case *istiosecurity.AuthorizationPolicy:
+		kind = "AuthorizationPolicy"
 	default:
 		return Key{}, fmt.Errorf("name object: kind %T is not read", o)
 	}

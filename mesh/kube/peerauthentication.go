@@ -3,50 +3,77 @@
 package kube
 
 import (
+	"maps"
+	"slices"
+	"strconv"
 	"time"
 
 	securityv1beta1 "istio.io/api/security/v1beta1"
 	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"github.com/warren-mesh/warren/mesh"
 )
 
-// StrictPolicy is the name, in the root namespace, of the DENY policy that PeerAuthentication STRICT
-// becomes, as in ambient.
-const StrictPolicy = "istio_converted_static_strict"
+type tlsMode = securityv1beta1.PeerAuthentication_MutualTLS_Mode
 
-// peerAuth is a PeerAuthentication of a namespace, or of the mesh when it lies in the root namespace.
+const (
+	modeUnset  = securityv1beta1.PeerAuthentication_MutualTLS_UNSET
+	modeStrict = securityv1beta1.PeerAuthentication_MutualTLS_STRICT
+)
+
+// peerAuth is a PeerAuthentication: of the mesh when it lies in the root namespace, else of its namespace, or of
+// the pods it selects there. DISABLE means PERMISSIVE: whether a captured pod is reached by mutual TLS is not
+// its own choice.
 type peerAuth struct {
-	name    string
-	created time.Time
-	mode    securityv1beta1.PeerAuthentication_MutualTLS_Mode
+	name     string
+	created  time.Time
+	mode     tlsMode
+	selector map[string]string
+	ports    map[uint16]tlsMode // only with a selector
 }
 
-// peerAuthFrom reads the mesh- or namespace-wide part. partial names what is not applied; the result is nil
-// for an object that selects single workloads.
-func peerAuthFrom(o *istiosecurity.PeerAuthentication) (pa *peerAuth, errs, partial field.ErrorList) {
+// peerAuthFrom reads a PeerAuthentication. partial names what is not applied; the result is nil when nothing is.
+func peerAuthFrom(o *istiosecurity.PeerAuthentication, root string) (pa *peerAuth, errs, partial field.ErrorList) {
 	spec := field.NewPath("spec")
 	pa = &peerAuth{name: o.Name, created: o.CreationTimestamp.Time, mode: o.Spec.GetMtls().GetMode()}
-	known := func(path *field.Path, m securityv1beta1.PeerAuthentication_MutualTLS_Mode) {
+	known := func(path *field.Path, m tlsMode) {
 		if _, ok := securityv1beta1.PeerAuthentication_MutualTLS_Mode_name[int32(m)]; !ok {
 			errs = append(errs, field.NotSupported(path, m, []string{"UNSET", "DISABLE", "PERMISSIVE", "STRICT"}))
 		}
 	}
 	known(spec.Child("mtls", "mode"), pa.mode)
-	if len(o.Spec.PortLevelMtls) > 0 {
-		partial = append(partial, field.Forbidden(spec.Child("portLevelMtls"), "not applied: modes by port are not supported yet"))
+	var more field.ErrorList
+	pa.selector, more = selectorFrom(spec.Child("selector"), o.Spec.GetSelector())
+	errs = append(errs, more...)
+	byPort := spec.Child("portLevelMtls")
+	for _, port := range slices.Sorted(maps.Keys(o.Spec.GetPortLevelMtls())) {
+		at := byPort.Key(strconv.FormatUint(uint64(port), 10))
+		mode := o.Spec.PortLevelMtls[port].GetMode()
+		if port == 0 || port > 65535 {
+			errs = append(errs, field.Invalid(at, port, "want a port from 1 to 65535"))
+		}
+		known(at.Child("mode"), mode)
+		if pa.ports == nil {
+			pa.ports = map[uint16]tlsMode{}
+		}
+		pa.ports[uint16(port)] = mode
 	}
-	if len(o.Spec.GetSelector().GetMatchLabels()) > 0 {
+	if len(errs) > 0 {
+		return nil, errs, nil
+	}
+	switch {
+	case len(pa.selector) > 0 && o.Namespace == root:
 		partial = append(partial, field.Forbidden(spec.Child("selector"),
-			"not applied: only PeerAuthentications of a whole namespace or of the mesh are supported yet"))
-		return nil, errs, partial
+			"not applied: in the root namespace only a PeerAuthentication without selector holds, for the whole mesh"))
+		return nil, nil, partial
+	case len(pa.selector) == 0 && len(pa.ports) > 0:
+		partial = append(partial, field.Forbidden(byPort, "not applied: modes by port need a selector"))
+		pa.ports = nil
 	}
-	return pa, errs, partial
+	return pa, nil, partial
 }
 
 func (t *Translator) putPeerAuth(k Key, o *istiosecurity.PeerAuthentication) (errs, partial field.ErrorList) {
-	pa, errs, partial := peerAuthFrom(o)
+	pa, errs, partial := peerAuthFrom(o, t.cfg.RootNamespace)
 	if len(errs) > 0 {
 		return errs, nil
 	}
@@ -60,7 +87,7 @@ func (t *Translator) putPeerAuth(k Key, o *istiosecurity.PeerAuthentication) (er
 		t.peerAuths[k.Namespace] = m
 	}
 	m[k.Name] = pa
-	t.touchPolicy(k.Namespace)
+	t.touchPeerAuth(k.Namespace)
 	return nil, partial
 }
 
@@ -72,11 +99,11 @@ func (t *Translator) deletePeerAuth(k Key) {
 	if delete(m, k.Name); len(m) == 0 {
 		delete(t.peerAuths, k.Namespace)
 	}
-	t.touchPolicy(k.Namespace)
+	t.touchPeerAuth(k.Namespace)
 }
 
-func (t *Translator) touchPolicy(namespace string) {
-	t.dirtyPolicy = true
+func (t *Translator) touchPeerAuth(namespace string) {
+	t.dirtyPeerAuth = true
 	if namespace == t.cfg.RootNamespace {
 		for n := range t.pods {
 			t.dirtyPods.add(n)
@@ -86,43 +113,25 @@ func (t *Translator) touchPolicy(namespace string) {
 	t.touchNamespace(namespace)
 }
 
-// strict reports whether the namespace's pods take mutual TLS only: its own oldest object decides (ties by
-// name); none, or UNSET, leaves it to the mesh's.
+// oldest is the one of a namespace that decides, among those that fits accepts: the oldest, ties by name.
+func (t *Translator) oldest(namespace string, fits func(*peerAuth) bool) *peerAuth {
+	var first *peerAuth
+	for _, pa := range t.peerAuths[namespace] {
+		if fits(pa) && (first == nil || pa.created.Before(first.created) || pa.created.Equal(first.created) && pa.name < first.name) {
+			first = pa
+		}
+	}
+	return first
+}
+
+// strict reports whether the namespace's pods take mutual TLS only, unless a PeerAuthentication selects them: its
+// own oldest object decides; none, or UNSET, leaves it to the mesh's.
 func (t *Translator) strict(namespace string) bool {
 	for _, ns := range []string{namespace, t.cfg.RootNamespace} {
-		var first *peerAuth
-		for _, pa := range t.peerAuths[ns] {
-			if first == nil || pa.created.Before(first.created) || pa.created.Equal(first.created) && pa.name < first.name {
-				first = pa
-			}
-		}
-		if first != nil && first.mode != securityv1beta1.PeerAuthentication_MutualTLS_UNSET {
-			return first.mode == securityv1beta1.PeerAuthentication_MutualTLS_STRICT
+		pa := t.oldest(ns, func(pa *peerAuth) bool { return len(pa.selector) == 0 })
+		if pa != nil && pa.mode != modeUnset {
+			return pa.mode == modeStrict
 		}
 	}
 	return false
-}
-
-// strictName is the converted policy's name.
-func (t *Translator) strictName() mesh.Name {
-	return mesh.Name{Namespace: t.cfg.RootNamespace, Name: StrictPolicy}
-}
-
-// strictPolicy denies every peer that shows no identity; nil while no namespace is STRICT.
-func (t *Translator) strictPolicy() *mesh.Policy {
-	any := false
-	for ns := range t.peerAuths {
-		any = any || t.strict(ns)
-	}
-	if !any {
-		return nil
-	}
-	anyone := []mesh.StringMatch{{Kind: mesh.MatchPresence}}
-	return &mesh.Policy{
-		Name:   t.strictName(),
-		Scope:  mesh.ScopeWorkload,
-		Action: mesh.Deny,
-		Strict: true,
-		Rules:  []mesh.Rule{{Clauses: []mesh.Clause{{Matches: []mesh.Match{{NotPrincipals: anyone}}}}}},
-	}
 }

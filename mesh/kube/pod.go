@@ -18,6 +18,7 @@ type pod struct {
 	name        mesh.Name
 	uid, node   string
 	account     string
+	labels      map[string]string // the object's own
 	addresses   []netip.Addr
 	hostNetwork bool
 	sidecar     bool
@@ -52,6 +53,7 @@ func podFrom(o *corev1.Pod) (*pod, field.ErrorList) {
 		uid:         string(o.UID),
 		node:        o.Spec.NodeName,
 		account:     o.Spec.ServiceAccountName,
+		labels:      o.Labels,
 		hostNetwork: o.Spec.HostNetwork,
 		published:   o.Annotations[KeyCaptured],
 		names:       namesOf(&o.ObjectMeta),

@@ -100,13 +100,85 @@ func TestStrictPolicy(t *testing.T) {
 	}
 }
 
+func selecting(pa *istiosecurity.PeerAuthentication, ports map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode) *istiosecurity.PeerAuthentication {
+	pa.Spec.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": "web"}}
+	for p, m := range ports {
+		if pa.Spec.PortLevelMtls == nil {
+			pa.Spec.PortLevelMtls = map[uint32]*securityv1beta1.PeerAuthentication_MutualTLS{}
+		}
+		pa.Spec.PortLevelMtls[p] = &securityv1beta1.PeerAuthentication_MutualTLS{Mode: m}
+	}
+	return pa
+}
+
+func TestPeerAuthenticationBySelector(t *testing.T) {
+	type list = []runtime.Object
+	type byPort = map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode
+	root := mesh.DefaultRootNamespace
+	pa := peerAuthentication
+	static := "warren-system/istio_converted_static_strict"
+	tests := []struct {
+		name   string
+		list   list
+		policy string // "" for none
+		not    []uint16
+		only   []uint16
+	}{
+		{"strict", list{selecting(pa("shop", "x", strict, 1), nil)}, static, nil, nil},
+		{"over its namespace", list{pa("shop", "n", strict, 9), selecting(pa("shop", "x", permissive, 1), nil)}, "", nil, nil},
+		{"disable over its namespace", list{pa("shop", "n", strict, 9), selecting(pa("shop", "x", disable, 1), nil)}, "", nil, nil},
+		{"unset takes its namespace's", list{pa("shop", "n", strict, 1), selecting(pa("shop", "x", unset, 1), nil)}, static, nil, nil},
+		{"unset takes the mesh's", list{pa(root, "n", strict, 1), pa("shop", "n", unset, 1), selecting(pa("shop", "x", unset, 1), nil)}, static, nil, nil},
+		{"the oldest", list{selecting(pa("shop", "x", permissive, 1), nil), selecting(pa("shop", "y", strict, 2), nil)}, static, nil, nil},
+		{"ties by name", list{selecting(pa("shop", "y", strict, 1), nil), selecting(pa("shop", "x", permissive, 1), nil)}, "", nil, nil},
+		{"another namespace's", list{selecting(pa("other", "x", strict, 1), nil)}, "", nil, nil},
+		{"strict but for ports", list{selecting(pa("shop", "x", strict, 1), byPort{80: disable, 81: permissive, 82: strict, 83: unset})},
+			"shop/converted_peer_authentication_x", []uint16{80, 81}, nil},
+		{"strict on ports only", list{selecting(pa("shop", "x", permissive, 1), byPort{80: strict, 81: strict, 82: permissive})},
+			"shop/converted_peer_authentication_x", nil, []uint16{80, 81}},
+		{"inherited strict but for a port", list{pa(root, "n", strict, 1), selecting(pa("shop", "x", unset, 1), byPort{80: permissive})},
+			"shop/converted_peer_authentication_x", []uint16{80}, nil},
+		{"ports that say the same", list{selecting(pa("shop", "x", strict, 1), byPort{80: strict})}, static, nil, nil},
+		{"ports that say nothing", list{selecting(pa("shop", "x", permissive, 1), byPort{80: unset, 81: disable})}, "", nil, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, enrolledShop, webPod())
+			w.put(tt.list...)
+			if tt.policy == "" {
+				if got := w.web().Policies; len(got) > 0 {
+					t.Errorf("got %v, want none", got)
+				}
+			} else if refs := w.web().Policies; len(refs) != 1 || refs[0].String() != tt.policy {
+				t.Fatalf("got %v, want %s", refs, tt.policy)
+			} else if p := w.store.Snapshot().Policy(refs[0]); p == nil || p.Action != mesh.Deny || p.Scope != mesh.ScopeWorkload || !p.Strict {
+				t.Errorf("policy: got %+v", p)
+			} else if m := p.Rules[0].Clauses[0].Matches[0]; !slices.Equal(m.NotDestinationPorts, tt.not) || !slices.Equal(m.DestinationPorts, tt.only) || len(m.NotPrincipals) != 1 {
+				t.Errorf("match: got %+v", m)
+			}
+			// A pod that is not selected goes by its namespace.
+			w.put(webPod(func(p *corev1.Pod) { p.Labels = nil }))
+			if got := len(w.web().Policies) == 1; got != w.tr.strict("shop") {
+				t.Errorf("not selected, yet %v", w.web().Policies)
+			}
+			for _, o := range tt.list {
+				w.delete(o)
+			}
+			left := 0
+			w.store.Snapshot().Policies(func(*mesh.Policy) bool { left++; return true })
+			if left+len(w.web().Policies) != 0 {
+				t.Errorf("%d policies stay, references %v", left, w.web().Policies)
+			}
+		})
+	}
+}
+
 func TestPeerAuthenticationNotApplied(t *testing.T) {
 	w := newWorld(t, enrolledShop, webPod())
-	byLabel := peerAuthentication("shop", "x", strict, 1)
-	byLabel.Spec.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": "web"}}
+	inRoot := selecting(peerAuthentication(mesh.DefaultRootNamespace, "x", strict, 1), nil)
 	byPort := peerAuthentication("shop", "y", strict, 1)
 	byPort.Spec.PortLevelMtls = map[uint32]*securityv1beta1.PeerAuthentication_MutualTLS{80: {Mode: disable}}
-	for o, field := range map[*istiosecurity.PeerAuthentication]string{byLabel: "spec.selector", byPort: "spec.portLevelMtls"} {
+	for o, field := range map[*istiosecurity.PeerAuthentication]string{inRoot: "spec.selector", byPort: "spec.portLevelMtls"} {
 		r := w.tr.Apply([]Event{{Object: o}})
 		if len(r.Problems) != 1 || r.Problems[0].Field != field || !r.Problems[0].Partial {
 			t.Errorf("%s: got %+v", field, r.Problems)
@@ -124,6 +196,8 @@ func TestPeerAuthenticationNotApplied(t *testing.T) {
 		t.Errorf("policies %v, problems %v", w.web().Policies, w.tr.Problems())
 	}
 	w.refuse(peerAuthentication("shop", "z", 17, 1), "spec.mtls.mode")
+	w.refuse(selecting(peerAuthentication("shop", "z", strict, 1), map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode{70000: strict}), "spec.portLevelMtls[70000]")
+	w.refuse(selecting(peerAuthentication("shop", "z", strict, 1), map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode{80: 17}), "spec.portLevelMtls[80].mode")
 }
 
 func TestConfig(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	securityv1beta1 "istio.io/api/security/v1beta1"
+	typev1beta1 "istio.io/api/type/v1beta1"
+	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +31,9 @@ func (r random) one(xs ...string) string { return xs[r.IntN(len(xs))] }
 
 func (r random) meta(names ...string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{Namespace: r.one("shop", "other"), Name: r.one(names...), Labels: map[string]string{}, Annotations: map[string]string{}}
+	if r.IntN(2) == 0 {
+		m.Labels["app"] = r.one("a", "b")
+	}
 	if r.IntN(4) == 0 {
 		m.Labels[KeyMesh] = r.one("enabled", "disabled")
 	}
@@ -38,7 +43,7 @@ func (r random) meta(names ...string) metav1.ObjectMeta {
 func (r random) ip() string { return r.one("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4") }
 
 func (r random) object() runtime.Object {
-	switch r.IntN(8) {
+	switch r.IntN(10) {
 	case 0:
 		m := r.meta("-")
 		m.Name, m.Namespace = m.Namespace, ""
@@ -68,7 +73,25 @@ func (r random) object() runtime.Object {
 			s.Endpoints = append(s.Endpoints, e)
 		}
 		return s
+	case 7, 8:
+		m := r.meta("x", "y")
+		m.Namespace = r.one("shop", "other", mesh.DefaultRootNamespace)
+		o := &istiosecurity.AuthorizationPolicy{ObjectMeta: m}
+		o.Spec.Action = securityv1beta1.AuthorizationPolicy_Action(r.IntN(3))
+		if r.IntN(3) > 0 {
+			o.Spec.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": r.one("a", "b")}}
+		}
+		for range r.IntN(3) {
+			o.Spec.Rules = append(o.Spec.Rules, &securityv1beta1.Rule{To: []*securityv1beta1.Rule_To{{Operation: &securityv1beta1.Operation{Ports: []string{r.one("80", "81")}}}}})
+		}
+		return o
 	default:
+		if r.IntN(2) == 0 {
+			pa := peerAuthentication(r.one("shop", "other"), r.one("x", "y"), modes[r.IntN(len(modes))], r.IntN(3))
+			pa.Spec.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"app": r.one("a", "b")}}
+			pa.Spec.PortLevelMtls = map[uint32]*securityv1beta1.PeerAuthentication_MutualTLS{80: {Mode: modes[r.IntN(len(modes))]}}
+			return pa
+		}
 		return peerAuthentication(r.one("shop", "other", mesh.DefaultRootNamespace), r.one("x", "y"), modes[r.IntN(len(modes))], r.IntN(3))
 	}
 }

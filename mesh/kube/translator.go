@@ -51,6 +51,8 @@ type Translator struct {
 	services     map[mesh.Name]*mesh.Service
 	slices       map[mesh.Name]*slice
 	peerAuths    map[string]map[string]*peerAuth // by namespace, then name
+	authz        map[mesh.Name]*authzPolicy
+	selecting    map[string][]*authzPolicy // by namespace, in order of names: those with a selector
 	problems     map[Key][]Problem
 
 	podUIDs         map[string]mesh.Name
@@ -61,11 +63,11 @@ type Translator struct {
 	slicesByPod     map[mesh.Name]set[mesh.Name]
 	slicesByAddr    map[netip.Addr]set[mesh.Name] // endpoints without a pod reference
 
-	synced                   bool
-	dirtyPods, dirtyServices set[mesh.Name]
-	dirtySlices              set[mesh.Name]
-	dirtyConfig, dirtyPolicy bool
-	emitted                  emitted
+	synced                     bool
+	dirtyPods, dirtyServices   set[mesh.Name]
+	dirtySlices, dirtyAuthz    set[mesh.Name]
+	dirtyConfig, dirtyPeerAuth bool
+	emitted                    emitted
 }
 
 // NewTranslator returns a translator that knows no object yet.
@@ -79,6 +81,8 @@ func NewTranslator(c Config) *Translator {
 		services:        map[mesh.Name]*mesh.Service{},
 		slices:          map[mesh.Name]*slice{},
 		peerAuths:       map[string]map[string]*peerAuth{},
+		authz:           map[mesh.Name]*authzPolicy{},
+		selecting:       map[string][]*authzPolicy{},
 		problems:        map[Key][]Problem{},
 		podUIDs:         map[string]mesh.Name{},
 		podsByNamespace: map[string]set[mesh.Name]{},
@@ -90,8 +94,9 @@ func NewTranslator(c Config) *Translator {
 		dirtyPods:       set[mesh.Name]{},
 		dirtyServices:   set[mesh.Name]{},
 		dirtySlices:     set[mesh.Name]{},
+		dirtyAuthz:      set[mesh.Name]{},
 		dirtyConfig:     true,
-		dirtyPolicy:     true,
+		dirtyPeerAuth:   true,
 		emitted:         newEmitted(),
 	}
 }
@@ -174,6 +179,8 @@ func (t *Translator) put(k Key, o runtime.Object) (errs, partial field.ErrorList
 		return t.putSlice(k, o)
 	case *istiosecurity.PeerAuthentication:
 		return t.putPeerAuth(k, o)
+	case *istiosecurity.AuthorizationPolicy:
+		return t.putAuthz(k, o)
 	}
 	return nil, nil // ServiceAccount: read so that a wrong one is told; nothing depends on it yet
 }
@@ -194,6 +201,8 @@ func (t *Translator) remove(k Key) {
 		t.deleteSlice(k)
 	case "PeerAuthentication":
 		t.deletePeerAuth(k)
+	case "AuthorizationPolicy":
+		t.deleteAuthz(k)
 	}
 }
 

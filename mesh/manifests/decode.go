@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
 	securityv1beta1 "istio.io/api/security/v1beta1"
 	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,14 +28,15 @@ var kinds = map[string]struct {
 	namespaced bool
 	make       func() runtime.Object
 }{
-	"Namespace":          {"v1", false, func() runtime.Object { return &corev1.Namespace{} }},
-	"Node":               {"v1", false, func() runtime.Object { return &corev1.Node{} }},
-	"Pod":                {"v1", true, func() runtime.Object { return &corev1.Pod{} }},
-	"Service":            {"v1", true, func() runtime.Object { return &corev1.Service{} }},
-	"ServiceAccount":     {"v1", true, func() runtime.Object { return &corev1.ServiceAccount{} }},
-	"ServiceCIDR":        {"networking.k8s.io/v1", false, func() runtime.Object { return &networkingv1.ServiceCIDR{} }},
-	"EndpointSlice":      {"discovery.k8s.io/v1", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
-	"PeerAuthentication": {"security.istio.io/v1", true, func() runtime.Object { return &istiosecurity.PeerAuthentication{} }},
+	"Namespace":           {"v1", false, func() runtime.Object { return &corev1.Namespace{} }},
+	"Node":                {"v1", false, func() runtime.Object { return &corev1.Node{} }},
+	"Pod":                 {"v1", true, func() runtime.Object { return &corev1.Pod{} }},
+	"Service":             {"v1", true, func() runtime.Object { return &corev1.Service{} }},
+	"ServiceAccount":      {"v1", true, func() runtime.Object { return &corev1.ServiceAccount{} }},
+	"ServiceCIDR":         {"networking.k8s.io/v1", false, func() runtime.Object { return &networkingv1.ServiceCIDR{} }},
+	"EndpointSlice":       {"discovery.k8s.io/v1", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
+	"PeerAuthentication":  {"security.istio.io/v1", true, func() runtime.Object { return &istiosecurity.PeerAuthentication{} }},
+	"AuthorizationPolicy": {"security.istio.io/v1", true, func() runtime.Object { return &istiosecurity.AuthorizationPolicy{} }},
 }
 
 // object is what a document holds.
@@ -119,20 +121,29 @@ func unmarshal(j []byte, o runtime.Object) (strict []error, err error) {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	var spec json.RawMessage
-	if _, ok := o.(*istiosecurity.PeerAuthentication); ok {
+	if md := specOf(o); md != nil {
 		var s struct {
 			Spec json.RawMessage `json:"spec"`
 		}
 		if err := json.Unmarshal(j, &s); err != nil {
 			return nil, err
 		}
-		spec = s.Spec
-	}
-	if strict := strictProto("spec", spec, (&securityv1beta1.PeerAuthentication{}).ProtoReflect().Descriptor()); len(strict) > 0 {
-		return strict, nil
+		if strict := strictProto("spec", s.Spec, md); len(strict) > 0 {
+			return strict, nil
+		}
 	}
 	return sigsjson.UnmarshalStrict(j, o, sigsjson.DisallowUnknownFields)
+}
+
+// specOf describes the spec of Istio's types; nil for others.
+func specOf(o runtime.Object) protoreflect.MessageDescriptor {
+	switch o.(type) {
+	case *istiosecurity.PeerAuthentication:
+		return (&securityv1beta1.PeerAuthentication{}).ProtoReflect().Descriptor()
+	case *istiosecurity.AuthorizationPolicy:
+		return (&securityv1beta1.AuthorizationPolicy{}).ProtoReflect().Descriptor()
+	}
+	return nil
 }
 
 var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)

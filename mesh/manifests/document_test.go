@@ -115,13 +115,33 @@ func TestDecodePeerAuthenticationStrictly(t *testing.T) {
 	}
 }
 
+func TestDecodeAuthorizationPolicyStrictly(t *testing.T) {
+	head := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: ns}\n"
+	for _, tt := range []struct{ spec, source string }{
+		{"spec:\n  action: DENY\n  rules:\n  - from:\n    - source: {namespaces: [a]}\n", ""},
+		{"spec:\n  action: DENNY\n", "f.yaml:5"},
+		{"spec:\n  rules:\n  - from:\n    - source:\n        namespace: [a]\n", "f.yaml:8"},
+		{"spec:\n  rules:\n  - when:\n    - key: source.ip\n      value: [a]\n", "f.yaml:8"},
+	} {
+		o, ok := decode(split("f.yaml", []byte(head+tt.spec))[0])
+		switch {
+		case !ok:
+			t.Errorf("%s: passed over", tt.spec)
+		case tt.source == "" && (o.obj == nil || len(o.problems) > 0):
+			t.Errorf("%s: refused: %v", tt.spec, o.problems)
+		case tt.source != "" && (o.obj != nil || len(o.problems) != 1 || o.problems[0].Source != tt.source):
+			t.Errorf("%s: got %v, want one problem at %s", tt.spec, o.problems, tt.source)
+		}
+	}
+}
+
 func TestDecodePassesOverOthersKinds(t *testing.T) {
 	for text, want := range map[string]bool{
-		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n":                       false,
-		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n":                             false,
-		"apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: x}\n":           false,
-		"apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x}\n":                        true,
-		"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x}\n": true, // and told: it would be missed
+		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n":                         false,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n":                               false,
+		"apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: x}\n":             false,
+		"apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x}\n":                          true,
+		"apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: x}\n": true, // and told: it would be missed
 		"kind: Pod\n":                            true,
 		"{}":                                     true,
 		"[1, 2]":                                 true,
@@ -140,6 +160,7 @@ func FuzzManifest(f *testing.F) {
 	for _, s := range []string{webPod, webService, shop, shop + "---\n" + webPod, "a: &a [*a]", "a: &a {<<: *a}", "- ? {}\n",
 		"apiVersion: v1\nkind: List\nitems: [{kind: List, apiVersion: v1}, null, 7]",
 		"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: x}\nspec: {mtls: {mode: 9}, portLevelMtls: {x: {}}}",
+		"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x}\nspec: {action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}], when: [{key: source.ip, values: [x]}]}, {}]}",
 		"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.9]}]\nports: [{port: 80}]",
 		"apiVersion: v1\nkind: Node\nmetadata: {name: n}\nspec: {podCIDRs: [10.0.0.0/99]}",
 		"metadata: {creationTimestamp: 2020-13-45}", "\x00", "%YAML 9.9\n---\n", "!!binary x",
