@@ -155,7 +155,7 @@ func service(s *mesh.Snapshot, v *mesh.Service) Service {
 
 var (
 	scopes  = map[mesh.Scope]string{mesh.ScopeMesh: "Global", mesh.ScopeNamespace: "Namespace", mesh.ScopeWorkload: "WorkloadSelector"}
-	actions = map[mesh.Action]string{mesh.Allow: "Allow", mesh.Deny: "Deny"}
+	actions = map[mesh.Action]string{mesh.Allow: "Allow", mesh.Deny: "Deny", mesh.Audit: "Audit"}
 )
 
 func policy(p *mesh.Policy) Policy {

@@ -188,6 +188,20 @@ func TestForeignStrict(t *testing.T) {
 	}
 }
 
+// Who does not know AUDIT enforces nothing, and what of it can't be read refuses nobody.
+func TestAuditForForeignReaders(t *testing.T) {
+	for _, dry := range []bool{false, true} {
+		m := FromPolicy(&mesh.Policy{Name: mesh.Name{Namespace: "ns", Name: "n"}, Action: mesh.Audit, DryRun: dry})
+		if m.Action != authzpb.Action_DENY || !m.DryRun {
+			t.Errorf("got %v, dry run %v", m.Action, m.DryRun)
+		}
+		m.Scope = 7
+		if p, ok := refusal(through(t, m)); ok {
+			t.Errorf("stands in for it: %+v", p)
+		}
+	}
+}
+
 func TestRefusedMessages(t *testing.T) {
 	wl := func(f func(*workloadpb.Workload)) func() error {
 		return func() error {

@@ -104,7 +104,7 @@ func (r maker) service() *mesh.Service {
 func (r maker) policy() *mesh.Policy {
 	return &mesh.Policy{
 		Name:  r.name(),
-		Scope: pick(r, mesh.ScopeMesh, mesh.ScopeNamespace, mesh.ScopeWorkload), Action: pick(r, mesh.Allow, mesh.Deny),
+		Scope: pick(r, mesh.ScopeMesh, mesh.ScopeNamespace, mesh.ScopeWorkload), Action: pick(r, mesh.Allow, mesh.Deny, mesh.Audit),
 		DryRun: r.coin(), Strict: r.coin(),
 		Rules: some(r, func() mesh.Rule {
 			return mesh.Rule{Clauses: some(r, func() mesh.Clause { return mesh.Clause{Matches: some(r, r.match)} })}

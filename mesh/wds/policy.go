@@ -32,8 +32,13 @@ func FromPolicy(p *mesh.Policy) *authzpb.Authorization {
 		}
 		m.Rules = append(m.Rules, rule)
 	}
-	if p.Strict {
-		if a, err := encode(&warrenpb.PolicyExtension{Strict: true}); err == nil {
+	x := &warrenpb.PolicyExtension{Strict: p.Strict}
+	if p.Action == mesh.Audit {
+		m.Action, m.DryRun = authzpb.Action_DENY, true
+		x.Audit, x.AuditDryRun = true, p.DryRun
+	}
+	if x.Strict || x.Audit {
+		if a, err := encode(x); err == nil {
 			m.Extensions = []*authzpb.Extension{{Name: extensionName, Config: a}}
 		}
 	}
@@ -104,6 +109,12 @@ func ToPolicy(m *authzpb.Authorization) (*mesh.Policy, error) {
 		Name: name, Scope: mesh.Scope(m.Scope), Action: mesh.Action(m.Action), DryRun: m.DryRun,
 		Strict: x.Strict || convertedStrict(m.Name),
 	}
+	if x.Audit {
+		if m.Action != authzpb.Action_DENY || !m.DryRun {
+			return nil, errors.New("an audit policy is sent as DENY with dry_run")
+		}
+		p.Action, p.DryRun = mesh.Audit, x.AuditDryRun
+	}
 	for i, r := range m.Rules {
 		rule, err := toRule(r)
 		if err != nil {
@@ -130,7 +141,7 @@ func policyName(m *authzpb.Authorization) (mesh.Name, error) {
 // or a DENY everything matches, of the same scope, so that what it would have judged is refused.
 func refusal(m *authzpb.Authorization) (*mesh.Policy, bool) {
 	name, err := policyName(m)
-	if err != nil || m.DryRun {
+	if err != nil || m.DryRun { // an audit says so as well
 		return nil, false
 	}
 	p := &mesh.Policy{Name: name, Scope: mesh.ScopeWorkload, Action: mesh.Deny, Rules: []mesh.Rule{{}}}

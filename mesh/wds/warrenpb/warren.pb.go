@@ -357,7 +357,12 @@ func (x *ServicePort) GetAppProtocol() string {
 type PolicyExtension struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The policy was made from PeerAuthentication STRICT.
-	Strict        bool `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"`
+	Strict bool `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"`
+	// The policy's action is AUDIT, which istio.security.Action has no word for. The message says DENY with
+	// dry_run, so that who does not read this reports what matches and enforces nothing.
+	Audit bool `protobuf:"varint,2,opt,name=audit,proto3" json:"audit,omitempty"`
+	// The dry_run of an audit policy.
+	AuditDryRun   bool `protobuf:"varint,3,opt,name=audit_dry_run,json=auditDryRun,proto3" json:"audit_dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +404,20 @@ func (x *PolicyExtension) GetStrict() bool {
 	return false
 }
 
+func (x *PolicyExtension) GetAudit() bool {
+	if x != nil {
+		return x.Audit
+	}
+	return false
+}
+
+func (x *PolicyExtension) GetAuditDryRun() bool {
+	if x != nil {
+		return x.AuditDryRun
+	}
+	return false
+}
+
 var File_mesh_wds_warrenpb_warren_proto protoreflect.FileDescriptor
 
 const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
@@ -424,9 +443,11 @@ const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\vServicePort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
-	"\fapp_protocol\x18\x03 \x01(\tR\vappProtocol\")\n" +
+	"\fapp_protocol\x18\x03 \x01(\tR\vappProtocol\"c\n" +
 	"\x0fPolicyExtension\x12\x16\n" +
-	"\x06strict\x18\x01 \x01(\bR\x06strict*e\n" +
+	"\x06strict\x18\x01 \x01(\bR\x06strict\x12\x14\n" +
+	"\x05audit\x18\x02 \x01(\bR\x05audit\x12\"\n" +
+	"\raudit_dry_run\x18\x03 \x01(\bR\vauditDryRun*e\n" +
 	"\aCapture\x12\x17\n" +
 	"\x13CAPTURE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aOUTSIDE\x10\x01\x12\f\n" +
