@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/netip"
@@ -132,6 +133,23 @@ func TestPodLeaves(t *testing.T) {
 	})
 }
 
+// TestStaysAtTheLastMoment: a pod that is announced again when its time to leave is just over is not settled.
+func TestStaysAtTheLastMoment(t *testing.T) {
+	m, client, server := pair(t)
+	m.echo(serverPort)
+	p := m.far.proxy
+	pd := p.find(server.uid)
+	leaving, stay := context.WithCancel(t.Context())
+	pd.mu.Lock()
+	pd.leaving = stay
+	pd.mu.Unlock()
+	p.Add(server.uid, "shop", "web", "web")
+	if p.settle(leaving, pd, errLeft) {
+		t.Error("a pod that stays was settled")
+	}
+	alive(t, live(t, client))
+}
+
 func TestKeysLiveWithTheirPods(t *testing.T) {
 	m := newMesh(t)
 	same := func(w *mesh.Workload) { w.ServiceAccount = "shared" }
@@ -149,7 +167,7 @@ func TestKeysLiveWithTheirPods(t *testing.T) {
 func TestServedOnlyWhenAnnounced(t *testing.T) {
 	m, client, _ := pair(t)
 	m.echo(serverPort)
-	m.far.proxy.settle(m.far.proxy.find("uid-web"), errLeft)
+	m.far.proxy.settle(t.Context(), m.far.proxy.find("uid-web"), errLeft)
 	m.far.proxy.Delete("uid-web")
 	tunnels := m.net.listen(t, netip.MustParseAddrPort(serverAddr+":15008"))
 	m.far.proxy.listen("uid-web", inpod.HBONE, podListener{tunnels, m.net, false})

@@ -49,7 +49,7 @@ func (p *Proxy) Delete(uid string) {
 	empty := len(pd.listeners) == 0 && len(pd.conns) == 0
 	pd.mu.Unlock()
 	if empty {
-		p.settle(pd, errLeft)
+		p.settle(context.Background(), pd, errLeft)
 	} else {
 		p.leave(pd)
 	}
@@ -67,7 +67,7 @@ func (p *Proxy) event(e inpod.Event) {
 	case e.Draining:
 		p.leave(pd)
 	case e.Gone:
-		p.settle(pd, fail(reason.Drained, "the pod is gone"))
+		p.settle(context.Background(), pd, fail(reason.Drained, "the pod is gone"))
 	}
 }
 
@@ -155,15 +155,21 @@ func (p *Proxy) awaitLeft(ctx context.Context, pd *pod) {
 			return
 		}
 	}
-	p.settle(pd, errLeft)
-	p.cfg.Sockets.Drained(pd.uid)
+	if p.settle(ctx, pd, errLeft) {
+		p.cfg.Sockets.Drained(pd.uid)
+	}
 }
 
 // settle ends, at once, all that is left of the pod's stay in the mesh, and its key. While ZDS still names the
-// pod, listeners that come later begin another.
-func (p *Proxy) settle(pd *pod, why error) {
+// pod, listeners that come later begin another. It does nothing, and says so, when leaving has ended: the pod stays.
+func (p *Proxy) settle(leaving context.Context, pd *pod, why error) bool {
 	p.mu.Lock()
 	pd.mu.Lock()
+	if leaving.Err() != nil {
+		pd.mu.Unlock()
+		p.mu.Unlock()
+		return false
+	}
 	old, known := pd.life, pd.known
 	pd.closeListenersLocked()
 	pd.stay()
@@ -178,6 +184,15 @@ func (p *Proxy) settle(pd *pod, why error) {
 	p.pool.ClosePod(pd.uid)
 	old.end(why)
 	p.log.Info("pod out of the mesh", "pod", pd.uid, "announced", known)
+	return true
+}
+
+// budget is what the tunnels of a pod share, whichever end opened them. nil, one for each, when the pod went meanwhile.
+func (p *Proxy) budget(uid string) *hbone.Budget {
+	if pd := p.find(uid); pd != nil {
+		return pd.budget
+	}
+	return nil
 }
 
 func (p *Proxy) find(uid string) *pod {

@@ -319,6 +319,25 @@ func TestLargeTransfer(t *testing.T) {
 	m.far.logged(map[string]any{"bytes_sent": float64(len(sent)), "bytes_recv": float64(len(sent))})
 }
 
+// TestBudgetOfAPod: what waits for slow applications counts against the pod's budget, whichever end opened the tunnel.
+func TestBudgetOfAPod(t *testing.T) {
+	m, client, server := pair(t)
+	m.serve(serverPort, func(c *net.TCPConn, _ netip.AddrPort) {
+		_ = c.SetReadBuffer(4 << 10)
+		go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
+		<-t.Context().Done() // and reads nothing
+	})
+	c := client.dial(serverPort)
+	_ = c.SetReadBuffer(4 << 10)
+	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
+	for _, p := range []*testPod{client, server} {
+		pd := p.node.proxy.find(p.uid)
+		eventually(t, "bytes to wait for "+p.uid, func() bool { return pd.budget.Used() > 0 })
+	}
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
+
 func TestLimit(t *testing.T) {
 	m, client, server := pair(t, func(c *Config) { c.PodConnections = 1 })
 	m.echo(serverPort)
