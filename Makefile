@@ -24,7 +24,7 @@ FUZZTIME ?= 2s
 
 GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'bpf/include/reasons.h' 2>/dev/null)
 
-.PHONY: help build generate test test-all test-race fuzz demo demo-down bench lint verify clean
+.PHONY: help build generate test test-all test-race fuzz demo demo-down bench lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,7 +95,6 @@ lint: ## gofmt, vet and staticcheck
 	@$(GO) tool staticcheck ./...
 	@echo "lint: clean"
 
-verify: lint verify-generated test-all ## what a change must pass
 
 clean: ## remove build/
 	rm -rf build
