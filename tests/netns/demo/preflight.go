@@ -37,7 +37,7 @@ func Preflight(out io.Writer) error {
 		errs = append(errs, errors.New("the kernel has no BTF, /sys/kernel/btf/vmlinux (it needs CONFIG_DEBUG_INFO_BTF, which Debian's kernels have)"))
 	}
 	if err := bpf.Probe(); err != nil {
-		errs = append(errs, fmt.Errorf("%w\n(Debian 12: apt-get install -t bookworm-backports linux-image-amd64, then reboot)", err))
+		errs = append(errs, fmt.Errorf("%w\n(Debian 12: enable bookworm-backports, apt-get install -t bookworm-backports linux-image-amd64, reboot)", err))
 	}
 	return errors.Join(errs...)
 }
