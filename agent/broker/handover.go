@@ -94,5 +94,5 @@ func takeOver(ctx context.Context, c *wire.Conn, gen string) ([]handedListener, 
 	if err := c.Send(wire.TypeHandover, wire.Empty{}); err != nil {
 		return nil, err
 	}
-	return receiveListeners(c)
+	return receiveListeners(c, nil)
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	wire "github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
@@ -201,8 +203,9 @@ func TestHangingZtunnelIsEnded(t *testing.T) {
 
 // TestSealedZtunnel carries connections through a ztunnel with its real user, under the filter in kill mode,
 // across a restart of the broker.
-func TestSealedZtunnel(t *testing.T) {
-	w := newWorld(t)
+// sealedZtunnel starts a ztunnel of its real user, and a broker, and waits until they are done with each other.
+func (w *world) sealedZtunnel() (*exec.Cmd, *process) {
+	t := w.t
 	w.cfg.ZtunnelUID, w.cfg.RunDirGID = wire.ZtunnelUID, wire.ZtunnelUID
 	w.cfg.Files["token"] = filepath.Join(w.dir, "token")
 	must(t, os.WriteFile(w.cfg.Files["token"], []byte("secret"), 0o600))
@@ -213,7 +216,6 @@ func TestSealedZtunnel(t *testing.T) {
 		t.Cleanup(func() { l.Close() })
 		go echo(l)
 	}
-	p := w.pod()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), roleEnv+"=ztunnel", dirEnv+"="+w.cfg.RunDir, "MALLOC_ARENA_MAX=1")
 	c.Stderr = testWriter{t}
@@ -228,6 +230,13 @@ func TestSealedZtunnel(t *testing.T) {
 			t.Fatalf("ztunnel says %q, want %q", lines.Text(), want)
 		}
 	}
+	return c, b
+}
+
+func TestSealedZtunnel(t *testing.T) {
+	w := newWorld(t)
+	c, b := w.sealedZtunnel()
+	p := w.pod()
 	a := w.startAgent()
 	a.Update(p.capture())
 	a.Sync()
@@ -246,6 +255,52 @@ func TestSealedZtunnel(t *testing.T) {
 	}
 	if err := c.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("ztunnel: %v", err)
+	}
+}
+
+// TestOtherProcessesOfTheUser: the kernel counts the descriptors on their way for all processes of a user, whatever
+// container they are in. One that lets them pile up does not come between ztunnel and a new broker.
+func TestOtherProcessesOfTheUser(t *testing.T) {
+	w := newWorld(t)
+	_, b := w.sealedZtunnel()
+	p := w.pod()
+	a := w.startAgent()
+	a.Update(p.capture())
+	a.Sync()
+	waitState(t, a, "captured", isCaptured)
+	to := netip.AddrPortFrom(p.v4, 8080)
+	go echo(listenIn(t, p.ns, to))
+	through(t, w, to)
+	b.kill()
+	pileUp(t)
+	w.startBroker()
+	waitState(t, a, "captured", isCaptured)
+	for range 100 {
+		through(t, w, to)
+	}
+}
+
+// pileUp sends descriptors that nobody receives, as ztunnel's user, until the kernel lets none travel.
+func pileUp(t *testing.T) {
+	t.Helper()
+	rights := unix.UnixRights(make([]int, wire.MaxFDs)...)
+	err := asZtunnel(func() error {
+		for {
+			s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { wire.CloseFDs(s[:]) })
+			for err == nil {
+				err = unix.Sendmsg(s[0], []byte("x"), rights, nil, 0)
+			}
+			if !errors.Is(err, unix.EAGAIN) { // full: another one
+				return err
+			}
+		}
+	})
+	if !errors.Is(err, unix.ETOOMANYREFS) {
+		t.Fatal(err)
 	}
 }
 

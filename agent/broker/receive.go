@@ -10,8 +10,9 @@ import (
 	wire "github.com/warren-mesh/warren/mesh/broker"
 )
 
-// receiveListeners reads listeners up to the end of the list.
-func receiveListeners(c *wire.Conn) ([]handedListener, error) {
+// receiveListeners reads listeners up to the end of the list. fetch, where there is one, gets at a descriptor that only
+// its number came of.
+func receiveListeners(c *wire.Conn, fetch func(number int) (int, error)) ([]handedListener, error) {
 	var out []handedListener
 	fail := func(err error) ([]handedListener, error) {
 		for _, h := range out {
@@ -28,21 +29,37 @@ func receiveListeners(c *wire.Conn) ([]handedListener, error) {
 			wire.CloseFDs(fds)
 			return out, nil
 		}
-		var lm wire.ListenerMessage
-		if m.Type != wire.TypeListener || len(fds) != 1 {
-			err = fmt.Errorf("%w (message %d, %d descriptors)", wire.ErrMalform, m.Type, len(fds))
-		} else {
-			err = m.Into(&lm)
-		}
+		h, err := receiveListener(m, fds, fetch)
 		if err != nil {
 			wire.CloseFDs(fds)
 			return fail(err)
 		}
-		out = append(out, handedListener{message: lm, fd: fds[0]})
+		out = append(out, h)
 		if len(out) > maxHanded {
 			return fail(wire.ErrTooLong)
 		}
 	}
+}
+
+// receiveListener leaves the descriptors to the caller when it fails.
+func receiveListener(m wire.Message, fds []int, fetch func(number int) (int, error)) (handedListener, error) {
+	var h handedListener
+	if m.Type != wire.TypeListener || len(fds) > 1 {
+		return h, fmt.Errorf("%w (message %d, %d descriptors)", wire.ErrMalform, m.Type, len(fds))
+	}
+	if err := m.Into(&h.message); err != nil {
+		return h, err
+	}
+	var err error
+	switch {
+	case len(fds) == 1:
+		h.fd = fds[0]
+	case h.message.Number > 0 && fetch != nil:
+		h.fd, err = fetch(h.message.Number)
+	default:
+		err = fmt.Errorf("%w (a listener without a descriptor)", wire.ErrMalform)
+	}
+	return h, err
 }
 
 const maxHanded = 3 * 1024 // listeners; far over the pods of any node

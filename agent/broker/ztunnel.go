@@ -89,7 +89,20 @@ func (z *ztunnel) greet(gen string) ([]handedListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("greet ztunnel: %w", err)
 	}
-	return receiveListeners(z.conn)
+	return receiveListeners(z.conn, z.fetch)
+}
+
+// fetch copies a descriptor out of ztunnel's process: what could not travel. It may get one that ztunnel opened there
+// since; whoever keeps it looks at what it is.
+func (z *ztunnel) fetch(number int) (int, error) {
+	if z.pidfd < 0 {
+		return -1, fmt.Errorf("get ztunnel's descriptor %d: its process is not seen", number)
+	}
+	fd, err := unix.PidfdGetfd(z.pidfd, number, 0)
+	if err != nil {
+		return -1, fmt.Errorf("get ztunnel's descriptor %d: %w (SYS_PTRACE?)", number, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return fd, nil
 }
 
 // serve answers ztunnel's requests until it ends. An unresponsive one is ended: it would pin namespaces.

@@ -122,6 +122,9 @@ type ListenerMessage struct {
 	Pod    string `json:"pod"`
 	Kind   Kind   `json:"kind"`
 	Cookie uint64 `json:"cookie"` // SO_COOKIE
+	// Number is ztunnel's descriptor, in place of one that travels, where the kernel let none travel (ETOOMANYREFS: it
+	// counts those on their way for all processes of a user together). The broker takes it from the process.
+	Number int `json:"number,omitempty"`
 }
 
 // SocketsRequest asks for unconnected sockets in the pod's netns; Pod "" is ztunnel's own.

@@ -11,6 +11,8 @@ import (
 	"net"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/warren-mesh/warren/mesh/broker"
 )
 
@@ -62,14 +64,24 @@ func (b *Broker) greet(c *broker.Conn) error {
 		return err
 	}
 	for _, l := range b.held() {
-		err := l.withFD(func(fd int) error {
-			return c.Send(broker.TypeListener, broker.ListenerMessage{Pod: l.pod, Kind: l.kind, Cookie: l.cookie}, fd)
-		})
+		err := l.withFD(func(fd int) error { return handBack(c, l, fd) })
 		if err != nil && !errors.Is(err, net.ErrClosed) {
 			return err
 		}
 	}
 	return c.Send(broker.TypeListenersDone, broker.Empty{})
+}
+
+// handBack passes a listener's descriptor, or names it: another pod with a process of the same user must not keep a
+// new broker from getting to it.
+func handBack(c *broker.Conn, l *Listener, fd int) error {
+	m := broker.ListenerMessage{Pod: l.pod, Kind: l.kind, Cookie: l.cookie}
+	err := c.Send(broker.TypeListener, m, fd)
+	if errors.Is(err, unix.ETOOMANYREFS) {
+		m.Number = fd
+		err = c.Send(broker.TypeListener, m)
+	}
+	return err
 }
 
 func (b *Broker) held() []*Listener {
