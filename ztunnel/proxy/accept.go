@@ -17,8 +17,9 @@ type serveFunc func(stay life, pd *pod, c *inpod.Conn)
 const acceptors = 2
 
 // accept serves connections of one listener until it is closed. Running out of descriptors, or a listener that
-// the broker is about to revive, is waited out.
-func (p *Proxy) accept(stay life, pd *pod, l listener, serve serveFunc) {
+// the broker is about to revive, is waited out. Each connection takes one of slots, unless that is nil, and serve
+// gives it back: while there is none the others wait in the kernel.
+func (p *Proxy) accept(stay life, pd *pod, l listener, serve serveFunc, slots chan struct{}) {
 	const shortest, longest = 5 * time.Millisecond, time.Second
 	pause := shortest
 	for {
@@ -26,6 +27,14 @@ func (p *Proxy) accept(stay life, pd *pod, l listener, serve serveFunc) {
 		switch {
 		case err == nil:
 			pause = shortest
+			if slots != nil {
+				select {
+				case slots <- struct{}{}:
+				case <-stay.Done():
+					_ = c.Reset()
+					continue
+				}
+			}
 			p.spawn(stay, pd, c, serve)
 			continue
 		case errors.Is(err, net.ErrClosed):

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"sync"
-	"time"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -29,43 +27,13 @@ type tunnel struct {
 	conn   *inpod.Conn
 	peer   mesh.Identity
 	server *hbone.ServerConn
-
-	mu      sync.Mutex
-	started bool // a stream came, so SETTINGS went out
-	away    bool // told to go away
-}
-
-// goAway asks the peer to open no more streams here. HTTP/2 wants SETTINGS first; a tunnel that has seen no
-// stream yet may be so young that they have not left.
-func (t *tunnel) goAway() {
-	t.mu.Lock()
-	t.away = true
-	started := t.started
-	t.mu.Unlock()
-	if started {
-		t.server.GoAway()
-	} else {
-		time.AfterFunc(youth, t.server.GoAway)
-	}
-}
-
-// youth is the age at which a tunnel's SETTINGS are certainly out.
-const youth = 100 * time.Millisecond
-
-func (t *tunnel) start() {
-	t.mu.Lock()
-	tell := t.away && !t.started
-	t.started = true
-	t.mu.Unlock()
-	if tell {
-		t.server.GoAway()
-	}
 }
 
 // serveTunnel terminates one HBONE connection. Each of its streams is a connection of its own.
 func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	t := &tunnel{life: stay, pod: pd, conn: conn}
 	rc, err := p.handshake(t)
+	<-pd.handshakes
 	if err != nil {
 		_ = tunnelConn{conn}.Close()
 		if !errors.Is(err, io.EOF) { // who connects and says nothing tells nothing
@@ -77,11 +45,19 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	cfg.Budget = pd.budget
 	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.serveStream(t, s) })
 	pd.mu.Lock()
-	pd.tunnels[t] = struct{}{}
+	full := len(pd.tunnels) >= p.cfg.PodConnections
+	if !full {
+		pd.tunnels[t] = struct{}{}
+	}
 	leaving := pd.leaving != nil || p.draining.Load()
 	pd.mu.Unlock()
-	if leaving {
-		t.goAway()
+	switch {
+	case full:
+		_ = rc.Close()
+		p.failedTunnel(t, fail(reason.Limit, "the pod has %d tunnels", p.cfg.PodConnections))
+		return
+	case leaving:
+		t.server.GoAway()
 	}
 	if err := t.server.Serve(stay); err != nil && stay.Err() == nil {
 		p.log.Debug("tunnel ended", "pod", pd.uid, "src.addr", conn.RemoteAddrPort(), "src.identity", t.peer, "err", err)
@@ -126,7 +102,6 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 		return // refused by its tunnel
 	}
 	defer p.leaveWork()
-	t.start()
 	req := s.Request()
 	f := facts{
 		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: req.Authority,

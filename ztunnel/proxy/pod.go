@@ -22,6 +22,9 @@ type listener interface {
 type pod struct {
 	uid    string
 	budget *hbone.Budget
+	// handshakes holds a token for each TLS handshake under way: strangers at port 15008 can have no more of the
+	// process than that.
+	handshakes chan struct{}
 
 	mu        sync.Mutex
 	known     bool // ZDS named it
@@ -84,7 +87,7 @@ func (pd *pod) goAway() {
 	}
 	pd.mu.Unlock()
 	for _, t := range ts {
-		t.goAway()
+		t.server.GoAway()
 	}
 }
 

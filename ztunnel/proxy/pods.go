@@ -116,9 +116,12 @@ func (p *Proxy) startLoops(pd *pod) {
 		serve := map[inpod.Kind]serveFunc{
 			inpod.Outbound: p.serveOutbound, inpod.Plaintext: p.servePlaintext, inpod.HBONE: p.serveTunnel,
 		}[kind]
-		stay := pd.life
+		stay, slots := pd.life, chan struct{}(nil)
+		if kind == inpod.HBONE {
+			slots = pd.handshakes
+		}
 		for range acceptors {
-			p.loops.Go(func() { p.accept(stay, pd, l, serve) })
+			p.loops.Go(func() { p.accept(stay, pd, l, serve, slots) })
 		}
 	}
 }
@@ -206,7 +209,8 @@ func (p *Proxy) podLocked(uid string) *pod {
 	if pd == nil {
 		pd = &pod{
 			uid: uid, budget: hbone.NewBudget(podBudget), life: p.newLife(), listeners: map[inpod.Kind]listener{},
-			serving: map[inpod.Kind]bool{}, conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
+			handshakes: make(chan struct{}, p.cfg.PodHandshakes),
+			serving:    map[inpod.Kind]bool{}, conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
 		}
 		p.pods[uid] = pd
 		p.cfg.Metrics.Pods(len(p.pods))

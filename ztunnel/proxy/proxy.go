@@ -56,8 +56,11 @@ type Config struct {
 	// Drain is how long connections may live on after their pod left or the process was told to end;
 	// default 25 s.
 	Drain time.Duration
-	// PodConnections bounds the connections of one pod, both ways together; default 20,000.
+	// PodConnections bounds the connections of one pod, both ways together, and the tunnels to it; default 20,000.
 	PodConnections int
+	// PodHandshakes bounds the TLS handshakes with one pod's peers that are under way; further ones wait to be
+	// accepted. Default 1,024.
+	PodHandshakes int
 	// ConnectTimeout bounds a TCP connect, a TLS handshake, and the wait for the pod's own certificate, each;
 	// default 10 s.
 	ConnectTimeout time.Duration
@@ -106,6 +109,7 @@ type Proxy struct {
 func New(cfg Config) *Proxy {
 	cfg.Drain = cmp.Or(cfg.Drain, 25*time.Second)
 	cfg.PodConnections = cmp.Or(cfg.PodConnections, 20000)
+	cfg.PodHandshakes = cmp.Or(cfg.PodHandshakes, 1024)
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second)
 	cfg.needWait = cmp.Or(cfg.needWait, route.NeedWait)
 	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)

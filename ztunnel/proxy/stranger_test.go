@@ -98,3 +98,50 @@ func TestSilentStranger(t *testing.T) {
 	}
 	m.far.logged(map[string]any{"reason": "TLS_FAILURE"})
 }
+
+// TestStrangersWait: strangers who say nothing hold no more than their share of handshakes; others come after them.
+func TestStrangersWait(t *testing.T) {
+	m, client, server := pair(t, func(c *Config) { c.PodHandshakes = 2 })
+	m.echo(serverPort)
+	var strangers []net.Conn
+	for range 8 {
+		c, err := m.stranger("192.0.2.66", serverAddr+":15008")
+		if err != nil {
+			t.Fatal(err)
+		}
+		strangers = append(strangers, c)
+	}
+	pd := m.far.proxy.find(server.uid)
+	eventually(t, "the first", func() bool { return len(pd.handshakes) == 2 })
+	for range 20 {
+		if n := m.far.proxy.active.Load(); n > 2 {
+			t.Fatalf("%d connections are served, want 2", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for _, c := range strangers {
+		_ = c.Close()
+	}
+	roundTrip(t, client.dial(serverPort), "hello")
+	eventually(t, "all handshakes to end", func() bool { return len(pd.handshakes) == 0 })
+}
+
+// TestTunnelsOfAPod: peers can't open tunnels to a pod without end.
+func TestTunnelsOfAPod(t *testing.T) {
+	m, client, server := pair(t, func(c *Config) { c.PodConnections = 1 })
+	first := client.tunnelTo(server)
+	pd := m.far.proxy.find(server.uid)
+	eventually(t, "the first tunnel", func() bool {
+		pd.mu.Lock()
+		defer pd.mu.Unlock()
+		return len(pd.tunnels) == 1
+	})
+	select {
+	case <-client.tunnelTo(server).Done():
+	case <-first.Done():
+		t.Error("the first tunnel suffered")
+	case <-time.After(5 * time.Second):
+		t.Error("the second tunnel stays open")
+	}
+	m.far.logged(map[string]any{"reason": "LIMIT", "direction": "inbound"})
+}
