@@ -5,7 +5,6 @@ package accesslog
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -48,46 +47,43 @@ func (w *Writer) Write(r *Record) {
 // Dropped is how many lines were dropped so far.
 func (w *Writer) Dropped() uint64 { return w.dropped.Load() }
 
-// Run writes queued lines until ctx ends, then what is still queued. A sink that fails ends it.
+// Run writes queued lines until ctx ends, then what is still queued, and returns nil. Lines that the sink does not
+// take are dropped and counted: a full disk must not end the connections that are logged to it.
 func (w *Writer) Run(ctx context.Context) error {
 	out := bufio.NewWriterSize(w.sink, 64<<10)
 	for {
 		select {
 		case b := <-w.queue:
-			if err := w.burst(out, b); err != nil {
-				return err
-			}
+			w.burst(out, b)
 		case <-ctx.Done():
-			return w.rest(out)
+			select {
+			case b := <-w.queue:
+				w.burst(out, b)
+			default:
+			}
+			return nil
 		}
 	}
 }
 
-// burst writes b and all that waits behind it, then flushes.
-func (w *Writer) burst(out *bufio.Writer, b *[]byte) error {
-	for {
+// burst writes b and all that waits behind it, then flushes. After a failure nobody can tell which of its lines
+// were written: all count as dropped.
+func (w *Writer) burst(out *bufio.Writer, b *[]byte) {
+	for lines := uint64(1); ; lines++ {
 		_, err := out.Write(*b)
 		w.lines.Put(b)
+		if err == nil {
+			select {
+			case b = <-w.queue:
+				continue
+			default:
+				err = out.Flush()
+			}
+		}
 		if err != nil {
-			return fmt.Errorf("write access log: %w", err)
+			w.dropped.Add(lines)
+			out.Reset(w.sink)
 		}
-		select {
-		case b = <-w.queue:
-			continue
-		default:
-		}
-		if err := out.Flush(); err != nil {
-			return fmt.Errorf("write access log: %w", err)
-		}
-		return nil
-	}
-}
-
-func (w *Writer) rest(out *bufio.Writer) error {
-	select {
-	case b := <-w.queue:
-		return w.burst(out, b)
-	default:
-		return nil
+		return
 	}
 }
