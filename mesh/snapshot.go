@@ -99,14 +99,17 @@ func (s *Snapshot) PoliciesFor(namespace string, f func(*Policy) bool) {
 // SamePolicies reports whether s and o hold the very same policies, without comparing them one by one.
 func (s *Snapshot) SamePolicies(o *Snapshot) bool { return s.policies == o.policies }
 
-// PolicySet identifies the policies that apply to a namespace without being referenced. Sets that are equal
-// hold the very same policies.
+// PolicySet identifies policies, without comparing them one by one: those that apply to a namespace without being
+// referenced, or all. Sets of one kind that are equal hold the very same policies.
 type PolicySet struct{ mesh, namespace *immutable.Map[Name, *Policy] }
 
 // PolicySet returns the identity of what PoliciesFor calls f with.
 func (s *Snapshot) PolicySet(namespace string) PolicySet {
 	return PolicySet{get(s.byScope, ""), get(s.byScope, namespace)}
 }
+
+// AllPolicies returns the identity of all policies, whatever their scope.
+func (s *Snapshot) AllPolicies() PolicySet { return PolicySet{mesh: s.policies} }
 
 // Endpoints returns the workloads that serve the service, in no particular order.
 func (s *Snapshot) Endpoints(n Name) []*Workload {

@@ -3,10 +3,15 @@
 // Package authz evaluates L4 authorization policy. It is pure; the semantics are those of Istio's
 // security.Authorization as ambient's ztunnel applies them, but a policy that is referenced and not known is
 // never skipped: the connection waits for it, then fails.
+//
+// Evaluate looks at every policy and says by that what the semantics are. An Evaluator gives the same answers
+// from an index, at a cost that does not grow with the number of policies.
 package authz
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -27,17 +32,19 @@ type Decision struct {
 	Allowed bool
 	// Reason of a refusal; None when allowed.
 	Reason reason.Reason
-	// Policy that decided, and the index of its rule that matched. Zero, and -1, when none did.
+	// Policy that decided, and the index of its rule that matched, -1 when none did. Where no ALLOW policy
+	// matched, it is the first of them. Zero where no policy decided.
 	Policy mesh.Name
 	Rule   int
-	// DryRun lists what policies that are not enforced would have done.
-	DryRun []Note
+	// DryRun lists what policies that are not enforced would have done, Audit the AUDIT policies that matched;
+	// both in the order of names. Neither changes the outcome.
+	DryRun, Audit []Note
 	// Need is a policy the destination references that is not known yet: wait for it, up to the wait of
 	// every Need. Nothing is allowed meanwhile; Reason already says POLICY_UNKNOWN.
 	Need mesh.Name
 }
 
-// Note is a dry-run policy that matched.
+// Note is a policy that matched and is not enforced, and its first rule that did.
 type Note struct {
 	Policy mesh.Name
 	Action mesh.Action
@@ -48,74 +55,95 @@ type Note struct {
 // is allowed; a matching ALLOW allows; otherwise it is refused. Policies of the mesh, of the destination's
 // namespace and those the destination references apply.
 func Evaluate(snap *mesh.Snapshot, dst *mesh.Workload, c Connection) Decision {
-	c.Source = c.Source.Unmap()
-	c.Destination = netip.AddrPortFrom(c.Destination.Addr().Unmap(), c.Destination.Port())
-	e := evaluation{conn: &c, rule: -1}
-	snap.PoliciesFor(dst.Namespace, func(p *mesh.Policy) bool { e.add(p); return true })
-	var unknown mesh.Name
+	policies, unknown := applying(snap, dst)
+	f := findings{policies: policies, unknown: unknown, firstAllow: none, deny: nothing, allow: nothing}
+	p := newPeer(c)
+	for rank, pol := range policies {
+		if enforced(pol) && pol.Action == mesh.Allow && f.firstAllow == none {
+			f.firstAllow = int32(rank)
+		}
+		rule := match(pol, &p)
+		if rule < 0 {
+			continue
+		}
+		r := ref{int32(rank), int32(rule)}
+		switch {
+		case !enforced(pol):
+			f.notes = append(f.notes, r)
+		case pol.Action == mesh.Deny && r.before(f.deny):
+			f.deny = r
+		case pol.Action == mesh.Allow && r.before(f.allow):
+			f.allow = r
+		}
+	}
+	return f.decide()
+}
+
+// applying are the policies that apply to dst, each once, in the order in which one of several is named:
+// STRICT first, because it tells most, then by name, so that the same connection always gets the same answer.
+// unknown is one that dst references and nobody knows.
+func applying(snap *mesh.Snapshot, dst *mesh.Workload) (out []*mesh.Policy, unknown mesh.Name) {
+	snap.PoliciesFor(dst.Namespace, func(p *mesh.Policy) bool { out = append(out, p); return true })
 	for _, n := range dst.Policies {
 		switch p := snap.Policy(n); {
 		case p == nil:
 			unknown = n
 		case p.Scope == mesh.ScopeWorkload:
-			e.add(p)
+			out = append(out, p)
 		}
 	}
-	return e.decide(unknown)
+	slices.SortFunc(out, func(a, b *mesh.Policy) int {
+		if a.Strict != b.Strict {
+			return map[bool]int{true: -1, false: 1}[a.Strict]
+		}
+		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
+	})
+	return slices.Compact(out), unknown
 }
 
-// evaluation gathers what matched so far.
-type evaluation struct {
-	conn   *Connection
-	deny   *mesh.Policy // the matching DENY to name
-	allow  *mesh.Policy // the matching ALLOW to name
-	rule   int          // of deny
-	allowR int
-	allows bool // an enforced ALLOW policy applies
-	notes  []Note
+func enforced(p *mesh.Policy) bool { return !p.DryRun && p.Action != mesh.Audit }
+
+// ref is a rule of one of the policies that apply, in their order.
+type ref struct{ rank, rule int32 }
+
+const none = -1
+
+// nothing stands for no rule; every rule comes before it.
+var nothing = ref{rank: 1<<31 - 1}
+
+func (r ref) before(o ref) bool { return r.rank < o.rank || r.rank == o.rank && r.rule < o.rule }
+
+// findings are what matched.
+type findings struct {
+	policies    []*mesh.Policy
+	unknown     mesh.Name
+	firstAllow  int32 // rank of the first enforced ALLOW policy, or none
+	deny, allow ref   // the first that match, or nothing
+	notes       []ref // by rank
 }
 
-func (e *evaluation) add(p *mesh.Policy) {
-	if p.Action == mesh.Allow && !p.DryRun {
-		e.allows = true
+func (f *findings) decide() Decision {
+	d := Decision{Rule: none}
+	for _, r := range f.notes {
+		p := f.policies[r.rank]
+		if n := (Note{Policy: p.Name, Action: p.Action, Rule: int(r.rule)}); p.DryRun {
+			d.DryRun = append(d.DryRun, n)
+		} else {
+			d.Audit = append(d.Audit, n)
+		}
 	}
-	rule := match(p, e.conn)
 	switch {
-	case rule < 0:
-	case p.DryRun:
-		e.notes = append(e.notes, Note{Policy: p.Name, Action: p.Action, Rule: rule})
-	case p.Action == mesh.Deny && before(p, e.deny):
-		e.deny, e.rule = p, rule
-	case p.Action == mesh.Allow && before(p, e.allow):
-		e.allow, e.allowR = p, rule
-	}
-}
-
-// before picks which of several matching policies is named: STRICT first, because it tells most, then by
-// name, so that the same connection always gets the same answer.
-func before(p, than *mesh.Policy) bool {
-	switch {
-	case than == nil:
-		return true
-	case p.Strict != than.Strict:
-		return p.Strict
-	}
-	return p.Name.String() < than.Name.String()
-}
-
-func (e *evaluation) decide(unknown mesh.Name) Decision {
-	d := Decision{Rule: -1, DryRun: e.notes}
-	switch {
-	case e.deny != nil && e.deny.Strict:
-		d.Reason, d.Policy, d.Rule = reason.StrictMTLS, e.deny.Name, e.rule
-	case e.deny != nil:
-		d.Reason, d.Policy, d.Rule = reason.PolicyDeny, e.deny.Name, e.rule
-	case !unknown.IsZero():
-		d.Reason, d.Need = reason.PolicyUnknown, unknown
-	case e.allow != nil:
-		d.Allowed, d.Policy, d.Rule = true, e.allow.Name, e.allowR
-	case e.allows:
-		d.Reason = reason.PolicyNoAllow
+	case f.deny != nothing:
+		d.Policy, d.Rule, d.Reason = f.policies[f.deny.rank].Name, int(f.deny.rule), reason.PolicyDeny
+		if f.policies[f.deny.rank].Strict {
+			d.Reason = reason.StrictMTLS
+		}
+	case !f.unknown.IsZero():
+		d.Reason, d.Need = reason.PolicyUnknown, f.unknown
+	case f.allow != nothing:
+		d.Allowed, d.Policy, d.Rule = true, f.policies[f.allow.rank].Name, int(f.allow.rule)
+	case f.firstAllow != none:
+		d.Reason, d.Policy = reason.PolicyNoAllow, f.policies[f.firstAllow].Name
 	default:
 		d.Allowed = true
 	}

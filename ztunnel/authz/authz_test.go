@@ -66,7 +66,8 @@ func TestMatch(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := match(&mesh.Policy{Rules: tt.rules}, &tt.conn) >= 0; got != tt.want {
+			p := newPeer(tt.conn)
+			if got := match(&mesh.Policy{Rules: tt.rules}, &p) >= 0; got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
@@ -100,7 +101,7 @@ func TestEvaluate(t *testing.T) {
 		{"deny wins over allow", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, all), policy("b", "d", mesh.ScopeNamespace, mesh.Deny, all)}, nil, conn, false, reason.PolicyDeny, name("b", "d")},
 		{"deny that does not match", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, one(mesh.Match{Namespaces: exact("z")}))}, nil, conn, true, reason.None, mesh.Name{}},
 		{"allow matches", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, all)}, nil, conn, true, reason.None, name("b", "a")},
-		{"allow without rules allows nothing", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil)}, nil, conn, false, reason.PolicyNoAllow, mesh.Name{}},
+		{"allow without rules allows nothing", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil)}, nil, conn, false, reason.PolicyNoAllow, name("b", "a")},
 		{"one allow of two matches", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil), policy("b", "c", mesh.ScopeNamespace, mesh.Allow, all)}, nil, conn, true, reason.None, name("b", "c")},
 		{"strict refuses plaintext", []*mesh.Policy{strict(name("warren-system", "s"))}, []mesh.Name{name("warren-system", "s")}, plain, false, reason.StrictMTLS, name("warren-system", "s")},
 		{"strict admits an identity", []*mesh.Policy{strict(name("warren-system", "s"))}, []mesh.Name{name("warren-system", "s")}, conn, true, reason.None, mesh.Name{}},

@@ -9,15 +9,32 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 )
 
+// peer is a connection as the rules see it.
+type peer struct {
+	Connection
+	principal string // of Identity, made once
+}
+
+func newPeer(c Connection) peer {
+	c.Source = c.Source.Unmap()
+	c.Destination = netip.AddrPortFrom(c.Destination.Addr().Unmap(), c.Destination.Port())
+	return peer{Connection: c, principal: c.Identity.Principal()}
+}
+
 // match returns the index of the first rule of p that matches, or -1. No rules never match.
-func match(p *mesh.Policy, c *Connection) int {
-	return slices.IndexFunc(p.Rules, func(r mesh.Rule) bool { return matchRule(r, c) })
+func match(p *mesh.Policy, c *peer) int {
+	for i := range p.Rules {
+		if matchRule(&p.Rules[i], c) {
+			return i
+		}
+	}
+	return none
 }
 
 // matchRule is the AND of its clauses; no clause matches everything.
-func matchRule(r mesh.Rule, c *Connection) bool {
+func matchRule(r *mesh.Rule, c *peer) bool {
 	for i := range r.Clauses {
-		if !matchClause(r.Clauses[i], c) {
+		if !matchClause(&r.Clauses[i], c) {
 			return false
 		}
 	}
@@ -25,7 +42,7 @@ func matchRule(r mesh.Rule, c *Connection) bool {
 }
 
 // matchClause is the OR of its matches; an empty clause matches everything.
-func matchClause(cl mesh.Clause, c *Connection) bool {
+func matchClause(cl *mesh.Clause, c *peer) bool {
 	for i := range cl.Matches {
 		if matchAll(&cl.Matches[i], c) {
 			return true
@@ -35,23 +52,18 @@ func matchClause(cl mesh.Clause, c *Connection) bool {
 }
 
 // matchAll is the AND over attributes that are set; with none set it never matches.
-func matchAll(m *mesh.Match, c *Connection) bool {
-	if empty(m) {
+func matchAll(m *mesh.Match, c *peer) bool {
+	if m.IsZero() {
 		return false
 	}
 	id, dst := c.Identity, c.Destination
 	return words(m.Namespaces, m.NotNamespaces, id.Namespace) &&
-		words(m.Principals, m.NotPrincipals, id.Principal()) &&
+		words(m.Principals, m.NotPrincipals, c.principal) &&
+		(len(m.ServiceAccounts) == 0 || c.principal != "") &&
 		among(m.ServiceAccounts, m.NotServiceAccounts, mesh.Name{Namespace: id.Namespace, Name: id.ServiceAccount}) &&
 		within(m.SourceIPs, m.NotSourceIPs, c.Source) &&
 		within(m.DestinationIPs, m.NotDestinationIPs, dst.Addr()) &&
 		among(m.DestinationPorts, m.NotDestinationPorts, dst.Port())
-}
-
-func empty(m *mesh.Match) bool {
-	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+
-		len(m.ServiceAccounts)+len(m.NotServiceAccounts)+len(m.SourceIPs)+len(m.NotSourceIPs)+
-		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
 }
 
 // holds is one attribute: any of the positives if there are some, and none of the negatives.
