@@ -51,6 +51,7 @@ func newSpine(t *testing.T, o Options) *spine {
 func TestSpine(t *testing.T) {
 	testutil.Privileged(t)
 	s := newSpine(t, Options{})
+	serving := ztunnels(s)
 	wire := s.Capture()
 	tests := []struct {
 		name    string
@@ -88,6 +89,7 @@ func TestSpine(t *testing.T) {
 	})
 	wire.Stop()
 	t.Run("the wire", func(t *testing.T) { checkWire(t, wire, s, marker) })
+	t.Run("sealed ztunnels served it all", func(t *testing.T) { checkSealed(t, s, serving) })
 }
 
 // isReset says whether a connection ended as one that nobody answers: refused, or reset.
