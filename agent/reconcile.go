@@ -4,6 +4,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/agent/debug"
@@ -12,23 +14,35 @@ import (
 	"github.com/warren-mesh/warren/mesh/zds"
 )
 
+// askAgain is the pause before problems are looked at again that keep the list from being complete.
+const askAgain = time.Second
+
 // reconcile keeps broker, ztunnel and publications in step with this node's pods until ctx ends. It is the
 // only writer of a.pods.
 func (a *Agent) reconcile(ctx context.Context) error {
-	pods, changed := a.source.LocalPods()
-	a.observe(pods)
+	complete, changed := a.look()
 	wake := a.step(time.Now())
-	a.broker.Sync()
 	a.zds.Synced()
-	for {
-		var timer <-chan time.Time
+	if !complete {
+		a.cfg.Log.Warn("objects that can't be read may be pods of this node: the broker goes on with those it knows (see /debug/problems)")
+	}
+	for synced := false; ; wake = a.step(time.Now()) {
+		if complete && !synced {
+			a.broker.Sync()
+			synced = true
+		}
+		var timer, again <-chan time.Time
 		if !wake.IsZero() {
 			timer = time.After(time.Until(wake))
 		}
+		if !synced {
+			again = time.After(askAgain)
+		}
 		select {
 		case <-changed:
-			pods, changed = a.source.LocalPods()
-			a.observe(pods)
+			complete, changed = a.look()
+		case <-again:
+			complete, changed = a.look()
 		case s := <-a.broker.States():
 			a.heard(s)
 		case ack := <-a.zds.Acks():
@@ -37,8 +51,24 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		wake = a.step(time.Now())
 	}
+}
+
+// look takes over the objects as they are, and reports whether they are all there: an agent that starts while one
+// can't be read has no last good state of it, and must not have its pods' capture ended for that.
+func (a *Agent) look() (complete bool, changed <-chan struct{}) {
+	complete = !unsure(a.source.Problems()) // first: a problem goes together with the coming of the pods
+	pods, changed := a.source.LocalPods()
+	a.observe(pods)
+	return complete, changed
+}
+
+// unsure reports whether an object that decides about capture could not be read.
+func unsure(problems []kube.Problem) bool {
+	return slices.ContainsFunc(problems, func(p kube.Problem) bool {
+		kind, _, _ := strings.Cut(p.Object, " ")
+		return !p.Partial && (kind == "" || kind == "Pod" || kind == "Namespace")
+	})
 }
 
 // observe takes over the objects: new pods, changed ones, and those that are no more.

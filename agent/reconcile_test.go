@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+)
+
+// objects is a source that a test fills.
+type objects struct {
+	mu       sync.Mutex
+	pods     []kube.LocalPod
+	problems []kube.Problem
+	changed  chan struct{}
+}
+
+func (o *objects) Run(context.Context) error { return nil }
+func (o *objects) Store() *mesh.Store        { return nil }
+func (o *objects) Synced() <-chan struct{}   { return nil }
+
+func (o *objects) LocalPods() ([]kube.LocalPod, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pods, o.changed
+}
+
+func (o *objects) Problems() []kube.Problem {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.problems
+}
+
+func (o *objects) mend(p kube.LocalPod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pods, o.problems = append(o.pods, p), nil
+}
+
+// An agent that starts while a file is broken does not know which pods it misses. The broker must not end their
+// capture, which is what a complete list without them says.
+func TestBrokenFileAtStartEndsNoCapture(t *testing.T) {
+	local := func(uid string) kube.LocalPod {
+		return kube.LocalPod{UID: uid, Namespace: "shop", Name: uid, Enrolled: true, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	}
+	dir := t.TempDir()
+	l, err := broker.Listen(filepath.Join(dir, broker.SocketName("broker", "1", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	src := &objects{
+		pods: []kube.LocalPod{local("read")}, changed: make(chan struct{}),
+		problems: []kube.Problem{{Source: "shop.yaml", Err: errors.New("line 3: not YAML")}},
+	}
+	a, err := New(Config{Node: "n", RunDir: dir, Log: slog.New(slog.DiscardHandler)}, src, &page{last: map[mesh.Name]string{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = a.broker.Run(ctx) })
+	wg.Go(func() { _ = a.reconcile(ctx) })
+	uc, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := broker.NewConn(uc)
+	defer c.Close()
+	_ = uc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	updates := map[string]bool{}
+	for {
+		m, _, err := c.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch m.Type {
+		case broker.TypeHello:
+			if err := c.Send(broker.TypeHello, broker.Hello{Role: "broker"}); err != nil {
+				t.Fatal(err)
+			}
+		case broker.TypeCaptureUpdate:
+			var u broker.CaptureUpdate
+			if err := m.Into(&u); err != nil {
+				t.Fatal(err)
+			}
+			updates[u.UID] = true
+			if u.UID == "read" {
+				time.AfterFunc(100*time.Millisecond, func() { src.mend(local("mended")) })
+			}
+		case broker.TypeCaptureSync:
+			if !updates["read"] || !updates["mended"] {
+				t.Errorf("the list is called complete with %v", updates)
+			}
+			return
+		}
+	}
+}
+
+func TestUnsure(t *testing.T) {
+	for object, want := range map[string]bool{
+		"": true, "Pod shop/db": true, "Namespace shop": true, "PodDisruptionBudget shop/db": false, "Service shop/db": false,
+	} {
+		if got := unsure([]kube.Problem{{Object: object}}); got != want {
+			t.Errorf("%q: %v", object, got)
+		}
+		if unsure([]kube.Problem{{Object: object, Partial: true}}) {
+			t.Errorf("%q: a wrong field of a known object", object)
+		}
+	}
+}
