@@ -37,8 +37,10 @@ type Record struct {
 	Duration  time.Duration
 	Reason    reason.Reason
 	Policy    string // of a refusal
-	TraceID   string
-	Err       error // nil for a connection that ended in order
+	// DryRun and Audit name the policies of those kinds that matched, comma-separated.
+	DryRun, Audit string
+	TraceID       string
+	Err           error // nil for a connection that ended in order
 }
 
 // Format is how a record becomes a line.
@@ -112,6 +114,8 @@ func (r *Record) each(f func(key, s string, n uint64, number bool)) {
 	f("duration", strconv.FormatInt(r.Duration.Milliseconds(), 10)+"ms", 0, false)
 	f("reason", r.Reason.String(), 0, false)
 	word("policy", r.Policy)
+	word("policy_dry_run", r.DryRun)
+	word("policy_audit", r.Audit)
 	word("trace_id", r.TraceID)
 	if r.Err != nil {
 		f("error", r.Err.Error(), 0, false)

@@ -25,6 +25,8 @@ type Metrics struct {
 
 	open    [2]atomic.Int64 // by reporter
 	reasons [2][reason.Max]atomic.Uint64
+	dryRun  atomic.Uint64
+	audit   atomic.Uint64
 	pods    atomic.Int64
 	dropped func() uint64
 }
@@ -92,6 +94,12 @@ func (m *Metrics) Ended(r Reporter, why reason.Reason) {
 	m.reasons[r.index()][why].Add(1)
 }
 
+// Matched counts the policies that one connection matched and that were not enforced on it.
+func (m *Metrics) Matched(dryRun, audit int) {
+	m.dryRun.Add(uint64(dryRun))
+	m.audit.Add(uint64(audit))
+}
+
 // Pods sets how many pods are served.
 func (m *Metrics) Pods(n int) { m.pods.Store(int64(n)) }
 
@@ -115,6 +123,7 @@ var (
 	receivedDesc = desc("istio_tcp_received_bytes_total", "Bytes received in request.", labelNames...)
 	socketsDesc  = desc("istio_tcp_sockets_open", "Accepted application connections that are open.", "reporter")
 	reasonsDesc  = desc("warren_connections_total", "Finished connections by reason.", "reporter", "reason")
+	matchedDesc  = desc("warren_policy_matches_total", "Policies that inbound connections matched and that are not enforced.", "kind")
 	podsDesc     = desc("warren_ztunnel_pods", "Pods served.")
 	droppedDesc  = desc("warren_access_log_dropped_total", "Access log lines dropped because the sink was slow.")
 	buildDesc    = desc("istio_build", "Build information; always 1.", "component", "tag")
@@ -126,7 +135,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{openedDesc, closedDesc, failedDesc, sentDesc, receivedDesc, socketsDesc, reasonsDesc, podsDesc, droppedDesc, buildDesc} {
+	for _, d := range []*prometheus.Desc{openedDesc, closedDesc, failedDesc, sentDesc, receivedDesc, socketsDesc, reasonsDesc, matchedDesc, podsDesc, droppedDesc, buildDesc} {
 		ch <- d
 	}
 }
@@ -157,6 +166,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+	counter(matchedDesc, m.dryRun.Load(), "dry_run")
+	counter(matchedDesc, m.audit.Load(), "audit")
 	gauge(podsDesc, m.pods.Load())
 	counter(droppedDesc, m.dropped())
 	gauge(buildDesc, 1, "ztunnel", version())

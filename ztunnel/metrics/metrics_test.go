@@ -34,6 +34,7 @@ func TestCollect(t *testing.T) {
 	m.Opened(Source)
 	m.Opened(Source)
 	m.Ended(Source, reason.Tunnel)
+	m.Matched(1, 2)
 
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil || len(problems) > 0 {
@@ -50,8 +51,12 @@ warren_access_log_dropped_total 3
 # HELP warren_connections_total Finished connections by reason.
 # TYPE warren_connections_total counter
 warren_connections_total{reason="TUNNEL",reporter="source"} 1
+# HELP warren_policy_matches_total Policies that inbound connections matched and that are not enforced.
+# TYPE warren_policy_matches_total counter
+warren_policy_matches_total{kind="audit"} 2
+warren_policy_matches_total{kind="dry_run"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "istio_tcp_sockets_open", "warren_access_log_dropped_total", "warren_connections_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "istio_tcp_sockets_open", "warren_access_log_dropped_total", "warren_connections_total", "warren_policy_matches_total"); err != nil {
 		t.Error(err)
 	}
 	if n, err := testutil.GatherAndCount(reg, "istio_tcp_connections_opened_total"); err != nil || n != 2 {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
 	"github.com/warren-mesh/warren/ztunnel/accesslog"
+	"github.com/warren-mesh/warren/ztunnel/authz"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
 )
 
@@ -36,7 +39,9 @@ type facts struct {
 	mutual    bool
 	reason    reason.Reason // why it is carried the way it is
 	policy    mesh.Name     // that refused it
-	trace     string
+	// dryRun and audit policies that matched when it was let in or refused.
+	dryRun, audit []authz.Note
+	trace         string
 }
 
 // connection is one application connection. The goroutine that serves it calls finish exactly once; whoever wants
@@ -145,6 +150,7 @@ func (c *connection) finish(err error) {
 		series.Received.Add(c.up.Load())
 	}
 	m.Ended(c.reporter, final)
+	m.Matched(len(f.dryRun), len(f.audit))
 	rec := f.record(c.proxy.cfg.Now(), c.started, final, err)
 	rec.Sent, rec.Received = c.down.Load(), c.up.Load()
 	if f.direction == outbound { // the log speaks from the pod's side
@@ -185,7 +191,21 @@ func (f *facts) record(now, started time.Time, why reason.Reason, err error) *ac
 	if !f.policy.IsZero() {
 		r.Policy = f.policy.String()
 	}
+	r.DryRun, r.Audit = policyNames(f.dryRun), policyNames(f.audit)
 	return r
+}
+
+// policyNames is for the log, which names the first few.
+func policyNames(ns []authz.Note) string {
+	const most = 8
+	var names []string
+	for _, n := range ns[:min(len(ns), most)] {
+		names = append(names, n.Policy.String())
+	}
+	if len(ns) > most {
+		names = append(names, "+"+strconv.Itoa(len(ns)-most))
+	}
+	return strings.Join(names, ",")
 }
 
 func logPeer(addr netip.AddrPort, w *mesh.Workload, id mesh.Identity) accesslog.Peer {

@@ -154,7 +154,7 @@ func (c *connection) admit(t *tunnel, authority string) (in route.Inbound, local
 			return local != nil || last
 		}
 		c.learn(func(f *facts) { f.service, f.target = in.Service, in.Target })
-		v := c.evaluate(snap, local, authz.Connection{Identity: t.peer, Source: src.Addr(), Destination: in.Target})
+		v := c.ask(snap, local, authz.Connection{Identity: t.peer, Source: src.Addr(), Destination: in.Target})
 		if v.allowed {
 			return true
 		}

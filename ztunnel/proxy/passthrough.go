@@ -47,7 +47,7 @@ func (c *connection) admitPlaintext(src, dst netip.AddrPort) error {
 		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
 		v = verdict{allowed: true}
 		if local != nil {
-			if v = c.evaluate(snap, local, authz.Connection{Source: src.Addr(), Destination: dst}); !v.allowed {
+			if v = c.ask(snap, local, authz.Connection{Source: src.Addr(), Destination: dst}); !v.allowed {
 				return v.reason != reason.PolicyUnknown || last
 			}
 		}

@@ -382,3 +382,21 @@ func TestSplicedEnds(t *testing.T) {
 		m.near.logged(map[string]any{"bytes_sent": float64(len(sent)), "bytes_recv": float64(len(sent))})
 	})
 }
+
+// TestNotEnforced: what AUDIT and dry-run policies matched is in the log and counted once, and changes nothing.
+func TestNotEnforced(t *testing.T) {
+	m, client, _ := pair(t)
+	m.echo(serverPort)
+	dry, audit, other := denyAll(), denyAll(), denyAll()
+	dry.Name.Name, dry.DryRun = "tried", true
+	audit.Name.Name, audit.Action = "watched", mesh.Audit
+	other.Name.Name, other.Action, other.Rules = "quiet", mesh.Audit, nil
+	m.store.Apply(mesh.PutPolicy{Policy: dry}, mesh.PutPolicy{Policy: audit}, mesh.PutPolicy{Policy: other})
+	c := client.dial(serverPort)
+	roundTrip(t, c, "x")
+	_ = c.Close()
+	m.far.logged(map[string]any{"direction": "inbound", "reason": "TUNNEL", "policy_dry_run": "shop/tried", "policy_audit": "shop/watched"})
+	m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
+	wantReset(t, "client", client.dial(serverPort))
+	m.far.logged(map[string]any{"reason": "POLICY_DENY", "policy": "shop/nobody", "policy_dry_run": "shop/tried", "policy_audit": "shop/watched"})
+}

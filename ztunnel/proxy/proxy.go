@@ -17,6 +17,7 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/ztunnel/accesslog"
+	"github.com/warren-mesh/warren/ztunnel/authz"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
@@ -87,6 +88,8 @@ type Proxy struct {
 	cfg  Config
 	log  *slog.Logger
 	pool *hbone.Pool
+
+	policies authz.Evaluator
 
 	life context.Context // ends with the last connection's right to live
 	end  context.CancelCauseFunc

@@ -17,19 +17,24 @@ type verdict struct {
 	allowed bool
 	reason  reason.Reason
 	policy  mesh.Name
+	// Policies that matched and are not enforced.
+	dryRun, audit []authz.Note
 }
 
-// evaluate asks authz, and tells what dry-run policies would have done.
+// evaluate asks authz.
 func (c *connection) evaluate(snap *mesh.Snapshot, local *mesh.Workload, conn authz.Connection) verdict {
-	d := authz.Evaluate(snap, local, conn)
-	for _, n := range d.DryRun {
-		c.proxy.log.Debug("dry-run policy matched", "policy", n.Policy, "rule", n.Rule, "workload", local.Name, "namespace", local.Namespace,
-			"src.addr", conn.Source, "src.identity", conn.Identity)
-	}
-	v := verdict{allowed: d.Allowed, reason: d.Reason, policy: d.Policy}
+	d := c.proxy.policies.Evaluate(snap, local, conn)
+	v := verdict{allowed: d.Allowed, reason: d.Reason, policy: d.Policy, dryRun: d.DryRun, audit: d.Audit}
 	if !d.Need.IsZero() {
 		v.policy = d.Need
 	}
+	return v
+}
+
+// ask is evaluate for a connection that wants in; what it would have met but for dry run is told at its end.
+func (c *connection) ask(snap *mesh.Snapshot, local *mesh.Workload, conn authz.Connection) verdict {
+	v := c.evaluate(snap, local, conn)
+	c.learn(func(f *facts) { f.dryRun, f.audit = v.dryRun, v.audit })
 	return v
 }
 
