@@ -23,6 +23,7 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/localhost"
 	"github.com/warren-mesh/warren/mesh/ready"
 	"github.com/warren-mesh/warren/mesh/wds"
 	"github.com/warren-mesh/warren/mesh/zds"
@@ -113,7 +114,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		address string
 		handler http.Handler
 	}{
-		{a.cfg.DebugAddress, debug.Handler(a.sources())},
+		{a.cfg.DebugAddress, localhost.Only(debug.Handler(a.sources()))},
 		{a.cfg.MetricsAddress, handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: scrapes}))},
 		{a.cfg.ReadyAddress, handle("/healthz/ready", a.ready)},
 	} {

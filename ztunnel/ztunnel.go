@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/localhost"
 	"github.com/warren-mesh/warren/mesh/ready"
 	"github.com/warren-mesh/warren/mesh/wds"
 	"github.com/warren-mesh/warren/mesh/zds"
@@ -140,7 +141,7 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 	until("workload discovery", failed, func(ctx context.Context) error { return z.wds.Run(ctx, z.dial("wds"), z.store) })
 	until("pods", failed, func(ctx context.Context) error { return z.zds.Run(ctx, z.dial("zds"), pods{z}) })
 	until("readiness", failed, z.watchReady)
-	until("admin", failed, serve(z.cfg.Admin, admin.Local(z.pages()), z.cfg.Log))
+	until("admin", failed, serve(z.cfg.Admin, localhost.Only(z.pages()), z.cfg.Log))
 	until("metrics", failed, serve(z.cfg.Metrics, z.metricsPage(), z.cfg.Log))
 	until("readiness page", failed, serve(z.cfg.Ready, z.readyPage(), z.cfg.Log))
 	until("access log", logging, z.cfg.AccessLog.Run)
