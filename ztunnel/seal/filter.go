@@ -16,7 +16,7 @@ var allowed = []uint32{
 	unix.SYS_PREAD64,               // the runtime re-reads the cgroup's cpu.max, which it keeps open
 	unix.SYS_FSTAT, unix.SYS_LSEEK, // of descriptors: harmless
 	unix.SYS_ACCEPT4, unix.SYS_CONNECT, unix.SYS_SHUTDOWN,
-	unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT,
+	unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETSOCKOPT,
 	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_SENDTO,
 	unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EVENTFD2, unix.SYS_PPOLL,
 	unix.SYS_SPLICE, unix.SYS_PIPE2,
@@ -28,6 +28,13 @@ var allowed = []uint32{
 	unix.SYS_EXIT, unix.SYS_EXIT_GROUP, unix.SYS_RESTART_SYSCALL,
 	unix.SYS_SET_ROBUST_LIST, unix.SYS_RSEQ, unix.SYS_BRK, // of the C library, in a binary with cgo
 	unix.SYS_GETRANDOM, unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_GETRUSAGE,
+}
+
+// programs are the options of SOL_SOCKET that put a program on a socket, or take it off. A filter on a listener outlives
+// who put it there: the next ztunnel would accept nothing.
+var programs = []uint32{
+	unix.SO_ATTACH_FILTER, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER, unix.SO_ATTACH_BPF,
+	unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF, unix.SO_DETACH_REUSEPORT_BPF,
 }
 
 const (
@@ -81,6 +88,20 @@ func (p *program) without(deny, nr, arg, bits uint32) {
 	p.answer(deny)
 }
 
+// setsockopt lets it pass but for programs. The kernel reads the lower half of level and option.
+func (p *program) setsockopt(deny uint32) {
+	p.skipUnless(unix.SYS_SETSOCKOPT, 5+2*len(programs))
+	p.load(offArgs + 8*1)
+	p.add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, unix.SOL_SOCKET, 1, 0)
+	p.answer(unix.SECCOMP_RET_ALLOW)
+	p.load(offArgs + 8*2)
+	for _, option := range programs {
+		p.skipUnless(option, 1)
+		p.answer(deny)
+	}
+	p.answer(unix.SECCOMP_RET_ALLOW)
+}
+
 // filter makes the program for this architecture. Calls in another architecture's convention end the process;
 // those of x32 carry a high bit and so match no number of the list.
 func filter(mode Mode, pid int) ([]unix.SockFilter, error) {
@@ -107,6 +128,7 @@ func filter(mode Mode, pid int) ([]unix.SockFilter, error) {
 	p.skipUnless(unix.SYS_CLONE3, 1)
 	p.answer(unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS))
 	p.oneOf(deny, unix.SYS_FCNTL, 1, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_DUPFD_CLOEXEC, setPipeSize)
+	p.setsockopt(deny)
 	p.oneOf(deny, unix.SYS_PRCTL, 0, setVMA)
 	p.oneOf(deny, unix.SYS_TGKILL, 0, uint32(pid)) // the runtime preempts its own threads
 	p.without(deny, unix.SYS_MMAP, 2, unix.PROT_EXEC)

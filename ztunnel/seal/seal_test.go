@@ -72,6 +72,10 @@ var forbidden = map[string]func() error{
 		_, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0)
 		return e
 	},
+	"filter": func() error {
+		all := unix.SockFilter{Code: unix.BPF_RET}
+		return unix.SetsockoptSockFprog(passedSocket, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &all})
+	},
 	"fcntl": func() error { _, err := unix.FcntlInt(0, unix.F_SETLEASE, 0); return err },
 }
 
