@@ -403,6 +403,20 @@ func duplicate(t testing.TB, l *inpod.Listener) int {
 	return -1
 }
 
+// The next ztunnel's connections inherit it from the listener.
+func TestListenersStayAbrupt(t *testing.T) {
+	_, _, _, _, _, ls := captureOne(t)
+	for kind, l := range ls {
+		fd := duplicate(t, l)
+		defer unix.Close(fd)
+		must(t, unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}))
+		testutil.Eventually(t, 5*time.Second, kind.String()+": a connection's end would look clean", func() bool {
+			on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LINGER)
+			return err == nil && on == 1
+		})
+	}
+}
+
 func TestZtunnelRestartGetsTheSameListeners(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod()

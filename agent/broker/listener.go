@@ -91,6 +91,11 @@ func (l *listener) revive() error {
 	return os.NewSyscallError("listen", unix.Listen(l.fd, backlog))
 }
 
+// endAbruptly makes the end of whoever holds the socket a reset; accepted sockets inherit this.
+func endAbruptly(fd int) error {
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
+}
+
 func (l *listener) close() { unix.Close(l.fd) }
 
 // tcpSocket makes a TCP socket for both families, or for IPv4 where the kernel has no IPv6, with what listeners
@@ -119,8 +124,7 @@ func tcpSocket() (fd int, ipv4 bool, err error) {
 	set(unix.SOL_TCP, unix.TCP_KEEPINTVL, 180)
 	set(unix.SOL_TCP, unix.TCP_KEEPCNT, 9)
 	if err == nil {
-		// The end of whoever holds it resets the connection; accepted sockets inherit this.
-		err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
+		err = endAbruptly(fd)
 	}
 	if err != nil {
 		unix.Close(fd)

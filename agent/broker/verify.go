@@ -12,7 +12,12 @@ import (
 // revive makes listeners work again that somebody shut down. The kernel dropped them from the socket map.
 func (b *Broker) revive(p *pod) {
 	for k, l := range p.listeners {
-		if l == nil || l.listening() {
+		if l == nil {
+			continue
+		}
+		// A ztunnel can change it for the next one, whose broken streams would look finished. On a TCP socket it can't fail.
+		_ = endAbruptly(l.fd)
+		if l.listening() {
 			continue
 		}
 		err := l.revive()
