@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -68,6 +69,7 @@ func TestStateComesBack(t *testing.T) {
 		t.Errorf("nothing saved: %+v, %v", s, err)
 	}
 	want := savedState{
+		Boot:       bootID(),
 		Exceptions: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Pods: []savedPod{{
 			Capture: wire.Capture{UID: "a", Namespace: "n", Name: "p", ServiceAccount: "s", Addresses: addrs("10.0.0.1", "fd00::1"), Running: true},
@@ -88,5 +90,13 @@ func TestStateComesBack(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "."+stateFile), []byte("{"), 0o600))
 	if got, err := loadState(dir); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("after a write cut short: %+v, %v", got, err)
+	}
+	// What names things of the kernel is worth nothing after a reboot.
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, stateFile), bytes.Replace(data, []byte(bootID()), []byte("another"), 1), 0o600))
+	got, err = loadState(dir)
+	if p := (savedPod{Capture: want.Pods[0].Capture, DrainUntil: want.Pods[0].DrainUntil}); err != nil || len(got.Pods) != 1 || !reflect.DeepEqual(got.Pods[0], p) {
+		t.Errorf("after a reboot: %+v, %v", got, err)
 	}
 }

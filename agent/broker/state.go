@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	wire "github.com/warren-mesh/warren/mesh/broker"
@@ -17,6 +18,7 @@ import (
 
 // savedState is what a broker started with the agent away must know.
 type savedState struct {
+	Boot       string         `json:"boot,omitempty"` // since when the kernel counts cookies
 	Exceptions []netip.Prefix `json:"exceptions,omitempty"`
 	Pods       []savedPod     `json:"pods"`
 }
@@ -45,11 +47,18 @@ func loadState(dir string) (savedState, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return savedState{}, fmt.Errorf("load captures from %s: %w (the agent will send them again)", dir, err)
 	}
+	if s.Boot != bootID() {
+		// A directory that outlived the kernel: by now the cookies are other pods'.
+		for i := range s.Pods {
+			s.Pods[i] = savedPod{Capture: s.Pods[i].Capture, DrainUntil: s.Pods[i].DrainUntil}
+		}
+	}
 	return s, nil
 }
 
 // saveState replaces the file whole.
 func saveState(dir string, s savedState) error {
+	s.Boot = bootID()
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("save captures: %w", err)
@@ -62,4 +71,13 @@ func saveState(dir string, s savedState) error {
 		return fmt.Errorf("save captures: %w", err)
 	}
 	return nil
+}
+
+// bootID names this run of the kernel, "" where it can't be read.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
