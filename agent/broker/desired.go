@@ -50,10 +50,11 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 func (b *Broker) try(p *pod) {
 	err := b.capture(p)
 	if err == nil {
-		p.failure = ""
+		p.failure, p.failing = "", time.Time{}
 		return
 	}
 	p.phase = waiting
+	p.failed(time.Now())
 	if failure := err.Error(); failure != p.failure {
 		p.failure = failure
 		b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)

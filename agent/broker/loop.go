@@ -10,7 +10,9 @@ import (
 )
 
 const (
-	retryEvery  = 100 * time.Millisecond // for pods not captured yet: their start may wait for it
+	retryEvery  = 100 * time.Millisecond // for pods not captured yet: their start may wait for it,
+	retryEager  = 10 * time.Second       // those that were found only so long: they must not keep the loop busy
+	retryPause  = time.Second            // afterwards
 	lookEvery   = 500 * time.Millisecond // at listeners and namespaces
 	verifyEvery = time.Second            // at what is attached
 )
@@ -42,9 +44,9 @@ func (b *Broker) loop(ctx context.Context) {
 			return
 		case f := <-b.work:
 			f()
-		case <-retry.C:
+		case now := <-retry.C:
 			for _, p := range b.pods {
-				if p.phase == waiting {
+				if p.phase == waiting && (p.place == nil || !now.Before(p.nextTry)) {
 					b.try(p)
 				}
 			}

@@ -31,9 +31,11 @@ type pod struct {
 	saved     savedPod          // of an earlier process, until adopted
 	sysctls   map[string]string // values before capture of those that were changed
 	state     wire.State
-	failure   string // of the last try to capture it, "" after a success
-	missing   int    // looks in a row that found no process in the namespace
-	unfixed   int    // looks in a row that found a drift of the pod
+	failure   string    // of the last try to capture it, "" after a success
+	failing   time.Time // since when no try succeeded, zero after a success
+	nextTry   time.Time
+	missing   int // looks in a row that found no process in the namespace
+	unfixed   int // looks in a row that found a drift of the pod
 
 	drainUntil time.Time
 	drained    map[*ztunnel]bool // which said that nothing is left
@@ -49,6 +51,17 @@ func (p *pod) key() podKey {
 		}
 	}
 	return k
+}
+
+// failed notes a try that failed, and when the next one makes sense.
+func (p *pod) failed(now time.Time) {
+	if p.failing.IsZero() {
+		p.failing = now
+	}
+	p.nextTry = now
+	if now.Sub(p.failing) > retryEager {
+		p.nextTry = now.Add(retryPause)
+	}
 }
 
 func (p *pod) fds() (fds [wire.Kinds]int) {

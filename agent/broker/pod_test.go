@@ -63,6 +63,18 @@ func TestCredits(t *testing.T) {
 	}
 }
 
+func TestFailingPodIsTriedLessOften(t *testing.T) {
+	var p pod
+	start := time.Unix(1700000000, 0)
+	for after, want := range map[time.Duration]time.Duration{0: 0, retryEager: 0, retryEager + 1: retryPause, time.Hour: retryPause} {
+		p.failing = start
+		p.failed(start.Add(after))
+		if got := p.nextTry.Sub(start.Add(after)); got != want {
+			t.Errorf("failing for %v: next in %v, want %v", after, got, want)
+		}
+	}
+}
+
 func TestStateComesBack(t *testing.T) {
 	dir := t.TempDir()
 	if s, err := loadState(dir); err != nil || len(s.Pods) != 0 {
