@@ -33,7 +33,7 @@ type Decision struct {
 	// Reason of a refusal; None when allowed.
 	Reason reason.Reason
 	// Policy that decided, and the index of its rule that matched, -1 when none did. Where no ALLOW policy
-	// matched, it is the first of them. Zero where no policy decided.
+	// matched, it is one of them, of the narrowest scope. Zero where no policy decided.
 	Policy mesh.Name
 	Rule   int
 	// DryRun lists what policies that are not enforced would have done, Audit the AUDIT policies that matched;
@@ -59,9 +59,7 @@ func Evaluate(snap *mesh.Snapshot, dst *mesh.Workload, c Connection) Decision {
 	f := findings{policies: policies, unknown: unknown, firstAllow: none, deny: nothing, allow: nothing}
 	p := newPeer(c)
 	for rank, pol := range policies {
-		if enforced(pol) && pol.Action == mesh.Allow && f.firstAllow == none {
-			f.firstAllow = int32(rank)
-		}
+		f.noteAllow(rank)
 		rule := match(pol, &p)
 		if rule < 0 {
 			continue
@@ -117,9 +115,18 @@ func (r ref) before(o ref) bool { return r.rank < o.rank || r.rank == o.rank && 
 type findings struct {
 	policies    []*mesh.Policy
 	unknown     mesh.Name
-	firstAllow  int32 // rank of the first enforced ALLOW policy, or none
+	firstAllow  int32 // rank of the ALLOW policy that is named when none matches, or none
 	deny, allow ref   // the first that match, or nothing
 	notes       []ref // by rank
+}
+
+// noteAllow takes note of an enforced ALLOW policy; of several the first of the narrowest scope is named, which
+// is the one that its author most likely wants to hear of.
+func (f *findings) noteAllow(rank int) {
+	p := f.policies[rank]
+	if enforced(p) && p.Action == mesh.Allow && (f.firstAllow == none || p.Scope > f.policies[f.firstAllow].Scope) {
+		f.firstAllow = int32(rank)
+	}
 }
 
 func (f *findings) decide() Decision {

@@ -102,6 +102,7 @@ func TestEvaluate(t *testing.T) {
 		{"deny that does not match", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, one(mesh.Match{Namespaces: exact("z")}))}, nil, conn, true, reason.None, mesh.Name{}},
 		{"allow matches", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, all)}, nil, conn, true, reason.None, name("b", "a")},
 		{"allow without rules allows nothing", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil)}, nil, conn, false, reason.PolicyNoAllow, name("b", "a")},
+		{"of two allows the narrower is named", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil), policy("b", "c", mesh.ScopeWorkload, mesh.Allow, nil)}, []mesh.Name{name("b", "c")}, conn, false, reason.PolicyNoAllow, name("b", "c")},
 		{"one allow of two matches", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, nil), policy("b", "c", mesh.ScopeNamespace, mesh.Allow, all)}, nil, conn, true, reason.None, name("b", "c")},
 		{"strict refuses plaintext", []*mesh.Policy{strict(name("warren-system", "s"))}, []mesh.Name{name("warren-system", "s")}, plain, false, reason.StrictMTLS, name("warren-system", "s")},
 		{"strict admits an identity", []*mesh.Policy{strict(name("warren-system", "s"))}, []mesh.Name{name("warren-system", "s")}, conn, true, reason.None, mesh.Name{}},

@@ -20,10 +20,9 @@ func compile(snap *mesh.Snapshot, dst *mesh.Workload) *index {
 		case !enforced(p):
 			c = notes
 		case p.Action == mesh.Allow:
-			if c = allow; x.firstAllow == none {
-				x.firstAllow = int32(rank)
-			}
+			c = allow
 		}
+		x.noteAllow(rank)
 		c.policy(int32(rank), p)
 	}
 	x.deny, x.allow, x.notes = deny.table(), allow.table(), notes.table()

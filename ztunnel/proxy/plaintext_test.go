@@ -9,9 +9,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -399,4 +402,10 @@ func TestNotEnforced(t *testing.T) {
 	m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
 	wantReset(t, "client", client.dial(serverPort))
 	m.far.logged(map[string]any{"reason": "POLICY_DENY", "policy": "shop/nobody", "policy_dry_run": "shop/tried", "policy_audit": "shop/watched"})
+	want := "# HELP warren_policy_matches_total Policies that inbound connections matched and that are not enforced.\n" +
+		"# TYPE warren_policy_matches_total counter\n" +
+		"warren_policy_matches_total{kind=\"audit\"} 2\nwarren_policy_matches_total{kind=\"dry_run\"} 2\n"
+	if err := testutil.CollectAndCompare(m.far.metrics, strings.NewReader(want), "warren_policy_matches_total"); err != nil {
+		t.Error(err)
+	}
 }
