@@ -296,7 +296,7 @@ func TestMeshPortsElsewhereAreNoWayOut(t *testing.T) {
 				if !isReset(err) {
 					t.Errorf("got %v, want a reset", err)
 				}
-				a.ended("source", "RECURSIVE_CALL", by(local), "dst.addr="+to)
+				a.ended("source", "RECURSIVE_CALL", by(local, p.client), "dst.addr="+to)
 			})
 		}
 		for _, port := range ports {
@@ -305,13 +305,13 @@ func TestMeshPortsElsewhereAreNoWayOut(t *testing.T) {
 				to := p.outside.Addr(network, uint16(port)).String()
 				local, _, err := end(t, p.client, to)
 				if port == 15008 { // what ztunnel dials anyway: carried in plaintext, with a line about it
-					a.line("direction=outbound", by(local), "dst.addr="+to)
+					a.line("direction=outbound", by(local, p.client), "dst.addr="+to)
 					return
 				}
 				if !isReset(err) {
 					t.Errorf("got %v, want a reset", err)
 				}
-				a.ended("source", "CONNECT_FAILURE", by(local), "dst.addr="+to)
+				a.ended("source", "CONNECT_FAILURE", by(local, p.client), "dst.addr="+to)
 				a.counted("EXEMPT_REFUSED")
 			})
 		}
@@ -329,12 +329,4 @@ func TestMeshPortsElsewhereAreNoWayOut(t *testing.T) {
 			}
 		}
 	}
-}
-
-// by is how the access log names a connection of the client. A reset may come so fast that its address was never known.
-func by(local string) string {
-	if local == "" {
-		return "src.workload=client"
-	}
-	return "src.addr=" + local
 }

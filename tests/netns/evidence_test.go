@@ -132,6 +132,15 @@ func (e *evidence) counted(reason string) {
 	e.eventually("the kernel counts "+reason, func() bool { return e.grown(reason) > 0 })
 }
 
+// by is how the access log names a connection that a pod opened from its address local. A reset may come so fast that
+// the address was never known: then any of the pod's connections will do.
+func by(local string, p *Pod) string {
+	if local == "" {
+		return "src.workload=" + p.Name
+	}
+	return "src.addr=" + local
+}
+
 // metric adds up the samples of a metric in whose labels all the pairs (`key="value"`) stand.
 func metric(page, name string, pairs ...string) float64 {
 	sum := 0.0

@@ -73,7 +73,7 @@ func TestStrictRefusesPlaintext(t *testing.T) {
 				if !isReset(err) || took > heldFor-time.Second {
 					t.Errorf("%s: the outsider saw %v after %v, want a reset at once", network, err, took)
 				}
-				a.ended("destination", "STRICT_MTLS", "src.addr="+local, "src.workload=outsider", "dst.workload=near", "bytes_sent=0", "bytes_recv=0")
+				a.ended("destination", "STRICT_MTLS", by(local, outsider), "src.workload=outsider", "dst.workload=near", "bytes_sent=0", "bytes_recv=0")
 			}
 			if now := heard.Load(); now != before {
 				t.Errorf("the application accepted %d connections", now-before)
@@ -119,6 +119,7 @@ func TestUnsureIsRefused(t *testing.T) {
 		name, reporter, reason string
 		heard                  *atomic.Int32
 		at                     *evidence
+		from                   *Pod // as the mesh sees it
 		parts                  []string
 		done                   chan func() (string, time.Duration, error)
 	}
@@ -127,11 +128,11 @@ func TestUnsureIsRefused(t *testing.T) {
 		to := func(p *Pod) string { return p.Addr(network, 7000).String() }
 		attempts = append(attempts,
 			&attempt{"an enrolled pod that is not captured " + network, "source", "DESTINATION_NOT_CAPTURED", pendingHeard, a,
-				[]string{"dst.workload=pending"}, start(t, s.client, to(pending))},
+				s.client, []string{"dst.workload=pending"}, start(t, s.client, to(pending))},
 			&attempt{"an address that nobody knows " + network, "source", "DESTINATION_UNKNOWN", ghostHeard, a,
-				[]string{"dst.addr=" + to(ghost)}, start(t, s.client, to(ghost))},
+				s.client, []string{"dst.addr=" + to(ghost)}, start(t, s.client, to(ghost))},
 			&attempt{"plaintext from a captured pod's address " + network, "destination", "PLAINTEXT_FROM_MESH", farHeard, b,
-				[]string{"src.workload=victim"}, start(t, thief, to(s.far), DialOptions{Local: victim.Addr(network, 0).String()})},
+				victim, []string{"src.workload=victim"}, start(t, thief, to(s.far), DialOptions{Local: victim.Addr(network, 0).String()})},
 		)
 	}
 	for _, tt := range attempts {
@@ -146,7 +147,7 @@ func TestUnsureIsRefused(t *testing.T) {
 			if n := tt.heard.Load(); n != 0 {
 				t.Errorf("the application accepted %d connections", n)
 			}
-			tt.at.ended(tt.reporter, tt.reason, append(tt.parts, "src.addr="+local, "bytes_sent=0", "bytes_recv=0")...)
+			tt.at.ended(tt.reporter, tt.reason, append(tt.parts, by(local, tt.from), "bytes_sent=0", "bytes_recv=0")...)
 		})
 	}
 }
