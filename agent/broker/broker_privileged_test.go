@@ -360,6 +360,8 @@ func TestUnenrol(t *testing.T) {
 			break
 		}
 	}
+	// The agent need not wait for the deadline to have ztunnel forget the pod and its key.
+	waitState(t, a, "gone", func(s wire.State) bool { return s.Gone })
 	testutil.Eventually(t, 5*time.Second, "traces are left", func() bool {
 		pins, _ := filepath.Glob(filepath.Join(w.cfg.BPFFS, "warren", "*", "pods", "*"))
 		s, err := loadState(filepath.Join(w.cfg.RunDir, "broker"))

@@ -48,7 +48,7 @@ func (b *Broker) finish(p *pod) {
 		p.given.Close()
 	}
 	delete(b.pods, p.want.UID)
-	b.setState(p, wire.State{Reason: "not wanted"})
+	b.setState(p, wire.State{Gone: true, Reason: "not wanted"})
 	b.log.Info("pod released", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID)
 }
 

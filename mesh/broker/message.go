@@ -92,7 +92,7 @@ type Request struct {
 type State struct {
 	UID      string    `json:"uid"`
 	Captured bool      `json:"captured"`
-	Gone     bool      `json:"gone,omitempty"`   // the pod's namespace or cgroup ended
+	Gone     bool      `json:"gone,omitempty"`   // nothing is held of it: its namespace or cgroup ended, or its release is over
 	Reason   string    `json:"reason,omitempty"` // why not captured: a sentence or a reason word; "" when captured
 	At       time.Time `json:"at"`
 }
