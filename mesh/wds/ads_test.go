@@ -123,6 +123,34 @@ func TestOrderOfARound(t *testing.T) {
 	c.ack(c.want("istio.security.Authorization +[] -[ns/allow]"))
 }
 
+// A policy that held for its namespace and now holds for the workloads that refer to it: at no moment for none.
+// And the other way round.
+func TestScopeOfAPolicyChanges(t *testing.T) {
+	s := startServer(t)
+	c := dialRaw(t, s)
+	p := testPolicy("p")
+	p.Scope = mesh.ScopeNamespace
+	s.store.Apply(mesh.PutWorkload{Workload: testWorkload(1)}, mesh.PutPolicy{Policy: p})
+	for _, typeURL := range []string{TypeAddress, TypeAuthorization} {
+		c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: typeURL})
+		r, _ := c.next()
+		c.ack(r)
+	}
+	narrow, referring := *p, *testWorkload(1)
+	narrow.Scope, referring.Policies = mesh.ScopeWorkload, []mesh.Name{p.Name}
+	s.store.Apply(mesh.PutPolicy{Policy: &narrow}, mesh.PutPolicy{Policy: testPolicy("z")}, mesh.PutWorkload{Workload: &referring})
+	c.ack(c.want("istio.security.Authorization +[ns/z] -[]"))
+	c.ack(c.want("istio.workload.Address +[c//Pod/ns/p1] -[]"))
+	c.ack(c.want("istio.security.Authorization +[ns/p] -[]"))
+	again := narrow
+	again.DryRun = !again.DryRun
+	s.store.Apply(mesh.PutPolicy{Policy: &again})
+	c.ack(c.want("istio.security.Authorization +[ns/p] -[]"))
+	s.store.Apply(mesh.PutPolicy{Policy: p}, mesh.PutWorkload{Workload: testWorkload(1)})
+	c.ack(c.want("istio.security.Authorization +[ns/p] -[]"))
+	c.ack(c.want("istio.workload.Address +[c//Pod/ns/p1] -[]"))
+}
+
 func TestSlowClientIsSentEachObjectOnce(t *testing.T) {
 	for _, rounds := range []int{10, 400} { // what the store remembers, and beyond
 		t.Run(fmt.Sprint(rounds), func(t *testing.T) {

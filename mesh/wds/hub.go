@@ -134,11 +134,27 @@ func (h *hub) takePolicy(p *mesh.Policy) {
 		return
 	}
 	rank := 0
-	if p.Action == mesh.Allow {
+	switch {
+	case h.narrowed(p):
+		rank = rankNarrowed
+	case p.Action == mesh.Allow:
 		rank = 1 // deny before allow
 	}
 	res, err := newResource(p.Name.String(), FromPolicy(p), nil)
 	take(h, h.policies, p.Name, p, rank, res, err)
+}
+
+// rankNarrowed is a policy's that once was its namespace's or the mesh's and now is that of the workloads that
+// refer to it: clients must hear of their references first, or nothing would apply it for a moment.
+const rankNarrowed = 2
+
+func (h *hub) narrowed(p *mesh.Policy) bool {
+	e := h.policies.entries[p.Name]
+	if e == nil || e.gone() || p.Scope != mesh.ScopeWorkload {
+		return false
+	}
+	old, ok := e.src.(*mesh.Policy)
+	return e.rank == rankNarrowed || ok && old.Scope != mesh.ScopeWorkload
 }
 
 func (h *hub) takeService(v *mesh.Service) {

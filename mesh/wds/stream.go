@@ -10,6 +10,8 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/warren-mesh/warren/mesh"
 )
 
 // subscription is what one stream wants of one type.
@@ -96,7 +98,8 @@ func (s *stream) answer(nonce string, r *discovery.DeltaDiscoveryRequest) {
 
 // round returns the responses that bring the client up to date, none if it is. Their order is deliberate:
 // what is referred to comes before what refers to it (policies, then services, then workloads), and goes
-// after it; a deny comes before an allow. The caller holds hub.mu, which refresh brought up to date.
+// after it; a deny comes before an allow. A policy whose scope narrowed to the workloads that refer to it comes
+// after them. The caller holds hub.mu, which refresh brought up to date.
 func (s *stream) round(h *hub) []*discovery.DeltaDiscoveryResponse {
 	var out []*discovery.DeltaDiscoveryResponse
 	add := func(r *discovery.DeltaDiscoveryResponse, even bool) {
@@ -111,17 +114,17 @@ func (s *stream) round(h *hub) []*discovery.DeltaDiscoveryResponse {
 	config, fresh := s.news(h, TypeConfig)
 	add(config, fresh)
 	policies, fresh := s.news(h, TypeAuthorization)
-	var without *discovery.DeltaDiscoveryResponse
-	if policies != nil && len(policies.RemovedResources) > 0 {
-		without = &discovery.DeltaDiscoveryResponse{
-			TypeUrl: TypeAuthorization, RemovedResources: policies.RemovedResources,
+	late := &discovery.DeltaDiscoveryResponse{TypeUrl: TypeAuthorization}
+	if policies != nil {
+		late.RemovedResources, policies.RemovedResources = policies.RemovedResources, nil
+		if !fresh { // who knows nothing yet waits for everything
+			policies.Resources, late.Resources = h.splitNarrowed(policies.Resources)
 		}
-		policies.RemovedResources = nil
 	}
 	add(policies, fresh)
 	addresses, fresh := s.news(h, TypeAddress)
 	add(addresses, fresh)
-	add(without, false)
+	add(late, false)
 	return out
 }
 
@@ -173,4 +176,17 @@ func (s *stream) news(h *hub, typeURL string) (*discovery.DeltaDiscoveryResponse
 	sub.fresh, sub.have, sub.seq = false, nil, h.seq
 	clear(sub.again)
 	return r, first
+}
+
+// splitNarrowed parts resources, which are in the order of their ranks, before the first narrowed policy.
+func (h *hub) splitNarrowed(rs []*discovery.Resource) (others, narrowed []*discovery.Resource) {
+	i := slices.IndexFunc(rs, func(r *discovery.Resource) bool {
+		n, err := mesh.ParseName(r.Name)
+		e := h.policies.entries[n]
+		return err == nil && e != nil && e.rank == rankNarrowed
+	})
+	if i < 0 {
+		return rs, nil
+	}
+	return rs[:i:i], rs[i:]
 }
