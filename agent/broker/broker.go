@@ -143,6 +143,7 @@ func runOnce(ctx context.Context, cfg Config, gen string, handed []handedListene
 	}
 	defer os.Remove(path)
 	defer lis.Close()
+	removeDeadSockets(cfg, path)
 	b.wg.Go(func() { b.acceptAgents(ctx, lis) })
 	b.wg.Go(func() { b.watchZtunnels(ctx) })
 	b.loop(ctx)
@@ -152,6 +153,19 @@ func runOnce(ctx context.Context, cfg Config, gen string, handed []handedListene
 		return errHandedOver
 	}
 	return nil
+}
+
+// removeDeadSockets removes those of brokers that were killed: whoever holds the lock is the only one that listens.
+func removeDeadSockets(cfg Config, own string) {
+	paths, err := wire.SocketPaths(cfg.RunDir, "broker", "")
+	for _, p := range paths {
+		if p != own {
+			err = errors.Join(err, os.Remove(p))
+		}
+	}
+	if err != nil {
+		cfg.Log.Warn("remove sockets of earlier brokers", "err", err)
+	}
 }
 
 func newBroker(cfg Config, gen string) (*Broker, error) {

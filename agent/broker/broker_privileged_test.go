@@ -208,6 +208,7 @@ func TestBrokerKilledAndRestarted(t *testing.T) {
 		}
 		testutil.Eventually(t, 5*time.Second, "broker does not come back to ztunnel", z.Connected)
 	}
+	testutil.Eventually(t, 5*time.Second, "sockets of the killed brokers stay", func() bool { return len(brokerSockets(t, w)) == 1 })
 	stop()
 	if failed.Load() > 0 || asked.Load() < 10 {
 		t.Errorf("%d of %d connections lost over two kills", failed.Load(), asked.Load())
