@@ -202,6 +202,34 @@ func TestEvaluatorShares(t *testing.T) {
 	}
 }
 
+// However many policies there are, a connection is compared with the few that name what it shows.
+func TestFewCandidates(t *testing.T) {
+	count := func(x *index, c Connection) (n int) {
+		p := newPeer(c)
+		for _, t := range []*table{&x.deny, &x.allow, &x.notes} {
+			t.candidates(&p, func(list []ref) { n += len(list) })
+		}
+		return n
+	}
+	for _, k := range kinds {
+		snap, dst := many(10000, k.rule)
+		x := compile(snap, dst)
+		for i := 0; i < 10000; i += 997 {
+			c := Connection{Identity: caller(i), Source: from(i), Destination: netip.MustParseAddrPort("10.2.0.9:8080")}
+			if n := count(x, c); n != 1 {
+				t.Errorf("%s, connection %d: %d rules to compare, want the one that matches", k.name, i, n)
+			}
+		}
+	}
+	// Policies that say the same are one, and what follows a rule that matches everything is none.
+	for _, m := range []mesh.Match{{NotNamespaces: exact("z")}, {Principals: presence()}} {
+		snap, dst := many(10000, func(int) mesh.Match { return m })
+		if n := count(compile(snap, dst), conn); n != 2 {
+			t.Errorf("%+v: %d rules to compare, want one that allows and one that denies", m, n)
+		}
+	}
+}
+
 func TestEvaluatorConcurrently(t *testing.T) {
 	var e Evaluator
 	r := newRandom(1)
