@@ -61,6 +61,7 @@ type conn struct {
 	pinged   time.Time    // under mu; zero if no PING is out
 	settingT time.Time    // under mu; when SETTINGS went out
 	timer    *time.Timer
+	expiry   *time.Timer // when the peer's certificate ends; nil without one
 }
 
 func newConn(rc record.Conn, config Config, client bool) *conn {
@@ -91,6 +92,7 @@ func (c *conn) start() {
 	*b = appendUint32Frame(*b, frameWindowUpdate, 0, connWindow-peerWindow)
 	c.settingT = time.Now()
 	c.timer = time.AfterFunc(c.config.PingInterval, c.keepalive)
+	c.goAwayAtExpiry()
 	c.started = true
 	away := c.awayAtStart
 	c.mu.Unlock()
@@ -142,8 +144,10 @@ func (c *conn) fail(cause error) error {
 		return c.err
 	}
 	c.err = lost(cause)
-	if c.timer != nil {
-		c.timer.Stop()
+	for _, t := range []*time.Timer{c.timer, c.expiry} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	streams := make([]*Stream, 0, len(c.streams))
 	for _, s := range c.streams {

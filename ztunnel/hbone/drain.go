@@ -36,6 +36,14 @@ func (c *conn) goAway() {
 	c.closeIfDrained()
 }
 
+// goAwayAtExpiry sees that no stream begins on what a certificate proved that is no longer valid. Live streams go on:
+// they were let in while it was. mu is held.
+func (c *conn) goAwayAtExpiry() {
+	if certs := c.records.ConnectionState().PeerCertificates; len(certs) > 0 {
+		c.expiry = time.AfterFunc(time.Until(certs[0].NotAfter), c.goAway)
+	}
+}
+
 // linger is how long a drained connection waits for its peer to end, too.
 const linger = 5 * time.Second
 

@@ -22,7 +22,10 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/record"
 )
 
-var certificate = sync.OnceValue(func() tls.Certificate {
+var certificate = sync.OnceValue(func() tls.Certificate { return issue(time.Now().Add(time.Hour)) })
+
+// issue makes a certificate that signs itself.
+func issue(notAfter time.Time) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
@@ -30,7 +33,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	id, _ := url.Parse("spiffe://cluster.local/ns/default/sa/test")
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, URIs: []*url.URL{id},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: notAfter,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
@@ -38,7 +41,7 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 		panic(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-})
+}
 
 func tlsConfig(client bool) *tls.Config {
 	c := &tls.Config{
@@ -83,9 +86,14 @@ func tcpPair(tb testing.TB) (a, b *net.TCPConn) {
 // tlsPair returns the two ends of a TLS connection over TCP, the client's first.
 func tlsPair(tb testing.TB) (client, server *tls.Conn) {
 	tb.Helper()
+	return tlsPairOf(tb, tlsConfig(true), tlsConfig(false))
+}
+
+func tlsPairOf(tb testing.TB, near, far *tls.Config) (client, server *tls.Conn) {
+	tb.Helper()
 	a, b := tcpPair(tb)
-	client = tls.Client(record.Buffered(a), tlsConfig(true))
-	server = tls.Server(record.Buffered(b), tlsConfig(false))
+	client = tls.Client(record.Buffered(a), near)
+	server = tls.Server(record.Buffered(b), far)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Handshake() }()
 	if err := errors.Join(client.Handshake(), <-failed); err != nil {

@@ -370,15 +370,35 @@ func TestRapidReset(t *testing.T) {
 	close(block)
 }
 
+// fullSocket is a connection whose peer reads nothing behind SETTINGS: no write ends before the connection does.
+type fullSocket struct {
+	record.Conn
+	begun  bool
+	closed chan struct{}
+}
+
+func (f *fullSocket) Write(b []byte) error {
+	if !f.begun {
+		f.begun = true
+		return f.Conn.Write(b)
+	}
+	<-f.closed
+	return net.ErrClosed
+}
+
+func (f *fullSocket) Close() error {
+	close(f.closed)
+	return f.Conn.Close()
+}
+
 // TestUnreadAnswers: a peer that asks and asks but reads nothing can't make answers pile up without end.
 func TestUnreadAnswers(t *testing.T) {
 	for _, method := range []string{"CONNECT", "GET"} { // refused by a handler, and by the reader
 		t.Run(method, func(t *testing.T) {
 			c, s := tlsPair(t)
-			_ = record.Underlying(c).(*net.TCPConn).SetReadBuffer(4 << 10)
-			_ = record.Underlying(s).(*net.TCPConn).SetWriteBuffer(4 << 10)
 			served := make(chan error, 1)
-			server := NewServer(record.OverTLS(s), Config{}, func(ss *ServerStream) { _ = ss.Refuse(401) })
+			full := &fullSocket{Conn: record.OverTLS(s), closed: make(chan struct{})}
+			server := NewServer(full, Config{}, func(ss *ServerStream) { _ = ss.Refuse(401) })
 			go func() { served <- server.Serve(context.Background()) }()
 			t.Cleanup(func() { _ = server.Close() })
 			p := newPeer(c)

@@ -335,3 +335,33 @@ func TestLossIsToldToBothDirections(t *testing.T) {
 		t.Errorf("write: got %v, want %v", err, ErrConnectionLost)
 	}
 }
+
+// TestExpiredCertificate: whichever side's certificate ends, no stream begins afterwards, and live ones go on.
+func TestExpiredCertificate(t *testing.T) {
+	for _, side := range []string{"client", "server"} {
+		t.Run(side, func(t *testing.T) {
+			near, far := tlsConfig(true), tlsConfig(false)
+			of := map[string]*tls.Config{"client": near, "server": far}[side]
+			of.Certificates = []tls.Certificate{issue(time.Now().Add(2 * time.Second))} // X.509 counts in seconds
+			c, s := tlsPairOf(t, near, far)
+			tunnel := joinTunnel(t, c, s, Config{}, accepting(echo))
+			live := tunnel.open(t)
+			var err error
+			eventually(t, "new streams to be refused", func() bool {
+				var more *Stream
+				if more, err = tunnel.client.Open(deadline(t), Request{Authority: "192.0.2.1:80"}); err == nil {
+					more.Reset(CodeCancel)
+				}
+				return err != nil
+			})
+			if !errors.Is(err, ErrGoingAway) {
+				t.Errorf("open: %v, want %v", err, ErrGoingAway)
+			}
+			_, _ = live.Write([]byte("still"))
+			_ = live.CloseWrite()
+			if got, err := io.ReadAll(live); err != nil || string(got) != "still" {
+				t.Errorf("live stream: got %q, %v", got, err)
+			}
+		})
+	}
+}
