@@ -23,12 +23,12 @@ const (
 	maxDeaths   = 5                // within deathWindow,
 	deathWindow = 10 * time.Second // and then
 	deathPause  = time.Second      // between death and restart
-	usageCode   = 2                // exit code: the command line is wrong, a restart can't help
+	usageCode   = 64               // EX_USAGE: help was asked for, a restart can't help. Go's own 2 is a panic's code
 )
 
 // Main is the body of a binary's main: it runs run with the arguments behind the program's name, or, if the
 // first of them is "supervise", supervises a child that gets the others. It returns the exit code: 0, 1 for an
-// error of run (printed to stderr as "NAME: error"), 2 for a request for help.
+// error of run (printed to stderr as "NAME: error"), 64 for a request for help.
 func Main(name string, run func(args []string) error) int {
 	args := os.Args[1:]
 	if len(args) > 0 && args[0] == "supervise" {
@@ -86,12 +86,19 @@ type supervisor struct {
 }
 
 func (s *supervisor) run() int {
-	for {
+	for started := false; ; {
 		pid, err := s.start()
 		if err != nil {
 			fmt.Fprintf(s.log, "%s: supervise: start: %v\n", s.name, err)
-			return 1
+			if !started { // there is no such program
+				return 1
+			}
+			if s.sleep(deathPause); s.stopping {
+				return 1
+			}
+			continue
 		}
+		started = true
 		code := s.wait(pid)
 		if s.stopping || code == usageCode {
 			return code

@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 		if len(args) > 0 && args[0] == "fail" {
 			return errors.New("as asked")
 		}
+		if len(args) > 0 && args[0] == "panic" {
+			panic("as asked")
+		}
 		<-terminated
 		if len(args) > 0 {
 			code, err := strconv.Atoi(args[0])
@@ -154,6 +157,32 @@ func TestTheChildEndsWithItsSupervisor(t *testing.T) {
 func TestFailingChildIsStartedAgain(t *testing.T) {
 	r := supervised(t, "fail")
 	r.waitStarts(3)
+}
+
+// Go ends a process that panics with code 2, as many programs do for a wrong command line.
+func TestPanickingChildIsStartedAgain(t *testing.T) {
+	r := supervised(t, "panic")
+	r.waitStarts(3)
+}
+
+// A node short of processes must not turn one death into a kubelet's back-off.
+func TestFailedRestartIsTriedAgain(t *testing.T) {
+	starts := 0
+	s := supervisor{now: time.Now, log: io.Discard, signals: make(chan os.Signal, 8)}
+	signal.Notify(s.signals, syscall.SIGCHLD)
+	defer signal.Stop(s.signals)
+	s.start = func() (int, error) {
+		switch starts++; starts {
+		case 2:
+			return 0, syscall.EAGAIN
+		case 3:
+			s.signals <- syscall.SIGTERM
+		}
+		return syscall.ForkExec("/bin/true", []string{"true"}, nil)
+	}
+	if s.run(); starts != 3 {
+		t.Errorf("%d starts, want 3", starts)
+	}
 }
 
 func TestWithoutSupervise(t *testing.T) {
