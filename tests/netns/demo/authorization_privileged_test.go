@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package demo_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/tests/testutil"
+)
+
+// commandsOf are a page's commands: the lines that are indented and stand in no block.
+func commandsOf(t *testing.T, page string) (out []string) {
+	t.Helper()
+	b, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := false
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "```") {
+			block = !block
+		}
+		if c, ok := strings.CutPrefix(line, "    "); ok && !block {
+			out = append(out, strings.TrimSpace(c))
+		}
+	}
+	return out
+}
+
+// TestAuthorizationPage is a user who types every command of docs/authorization.md into the demo.
+func TestAuthorizationPage(t *testing.T) {
+	testutil.Privileged(t)
+	u := newUser(t)
+	t.Cleanup(func() { _, _ = u.types("build/bin/warren-netns down", "", time.Minute) })
+	if out, err := u.types("build/bin/warren-netns demo", "", time.Minute); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	commands := commandsOf(t, "../../../docs/authorization.md")
+	tests := []struct {
+		part, shows string
+		fails       bool
+	}{
+		{part: "DIR="}, {part: "LOGS="}, {part: "cp deploy"},
+		{part: "shop buy", shows: "queued"},
+		{part: "get shop/web", shows: "connection reset by peer", fails: true},
+		{part: "grep POLICY_NO_ALLOW", shows: "policy=shop/inventory-callers"},
+		{part: "rm $DIR"}, {part: "cp deploy"},
+		{part: "cat $DIR", shows: "spec.rules[0].to[0].operation.methods"},
+	}
+	if len(commands) != len(tests) {
+		t.Fatalf("the page has %d commands, %d are known: %q", len(commands), len(tests), commands)
+	}
+	before := ""
+	for i, tt := range tests {
+		t.Run(fmt.Sprint(i, " ", tt.part), func(t *testing.T) {
+			if !strings.Contains(commands[i], tt.part) {
+				t.Fatalf("the command is %q", commands[i])
+			}
+			if strings.Contains(commands[i], "=$(") {
+				before += commands[i] + "; "
+				return
+			}
+			var out string
+			var err error
+			defer func() {
+				if t.Failed() {
+					t.Logf("%v, want %q in:\n%s", err, tt.shows, out)
+				}
+			}()
+			testutil.Eventually(t, 20*time.Second, commands[i], func() bool {
+				out, err = u.types("sh", before+commands[i]+"\n", 20*time.Second)
+				return (err != nil) == tt.fails && strings.Contains(out, tt.shows)
+			})
+		})
+	}
+}
