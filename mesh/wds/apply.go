@@ -87,7 +87,7 @@ func (c *Client) apply(r *discovery.DeltaDiscoveryResponse, have map[string]stri
 func removal(typeURL, name string) mesh.Change {
 	switch typeURL {
 	case TypeConfig:
-		return mesh.PutConfig{Config: &mesh.Config{}}
+		return mesh.PutConfig{Config: closed}
 	case TypeAuthorization:
 		n, _ := mesh.ParseName(name) // it was read when it came
 		return mesh.DeletePolicy{Name: n}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -86,9 +87,17 @@ func NewClient(cfg ClientConfig) *Client {
 // Ready is closed once every type has been answered for the first time: the store can be decided from.
 func (c *Client) Ready() <-chan struct{} { return c.ready }
 
-// Run fills the store until ctx ends, and returns its error. It opens nothing but what dial returns: no
+// closed stands for a configuration that is not there: no address is taken for one outside the cluster, which would
+// be reached in plaintext.
+var closed = &mesh.Config{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+
+// Run fills the store until ctx ends, and returns its error. Until the server has said what belongs to the cluster,
+// every address does. It opens nothing but what dial returns: no
 // name lookup, proxy or service configuration, so it works in a process that may not make sockets.
 func (c *Client) Run(ctx context.Context, dial Dialer, store *mesh.Store) error {
+	if !c.cfg.Foreign && len(c.have[TypeConfig]) == 0 {
+		store.Apply(mesh.PutConfig{Config: closed})
+	}
 	for failures := 0; ; failures++ {
 		heard, err := c.session(ctx, dial, store)
 		if ctx.Err() != nil {

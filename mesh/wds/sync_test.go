@@ -3,14 +3,20 @@
 package wds
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/warren-mesh/warren/mesh"
 )
@@ -259,4 +265,35 @@ func TestForeignServerHasNoConfig(t *testing.T) {
 	if snap.Workload(uid(1)) == nil || snap.Config().TrustDomain != "" {
 		t.Errorf("workload %v, trust domain %q", snap.Workload(uid(1)), snap.Config().TrustDomain)
 	}
+}
+
+// TestWithoutConfiguration: as long as there is none that can be read, no address counts as outside the cluster.
+func TestWithoutConfiguration(t *testing.T) {
+	outside := netip.MustParseAddr("192.0.2.1")
+	c, store := NewClient(ClientConfig{}), mesh.NewStore()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = c.Run(ctx, func(context.Context) (net.Conn, error) { return nil, ctx.Err() }, store)
+	inCluster := func(when string, want bool) {
+		t.Helper()
+		if got := store.Snapshot().Config().InCluster(outside); got != want {
+			t.Errorf("%s: %s in the cluster: %v, want %v", when, outside, got, want)
+		}
+	}
+	answer := func(r *discovery.DeltaDiscoveryResponse) { r.TypeUrl = TypeConfig; c.respond(r, store) }
+	config := func(value []byte) *discovery.DeltaDiscoveryResponse {
+		return &discovery.DeltaDiscoveryResponse{Resources: []*discovery.Resource{
+			{Name: ConfigName, Version: "1", Resource: &anypb.Any{TypeUrl: TypeConfig, Value: value}}}}
+	}
+	inCluster("before the first answer", true)
+	answer(config([]byte("\xff")))
+	inCluster("unreadable", true)
+	good, err := proto.Marshal(FromConfig(&mesh.Config{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer(config(good))
+	inCluster("read", false)
+	answer(&discovery.DeltaDiscoveryResponse{RemovedResources: []string{ConfigName}})
+	inCluster("removed", true)
 }
