@@ -119,7 +119,10 @@ func TestDecodeAuthorizationPolicyStrictly(t *testing.T) {
 	head := "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: ns}\n"
 	for _, tt := range []struct{ spec, source string }{
 		{"spec:\n  action: DENY\n  rules:\n  - from:\n    - source: {namespaces: [a]}\n", ""},
+		{"spec:\n  rules: []\n", ""},
 		{"spec:\n  action: DENNY\n", "f.yaml:5"},
+		{"spec:\n  rules:\n  - from: []\n", "f.yaml:6"},
+		{"spec:\n  rules:\n  - from:\n    - source:\n        namespaces: [a]\n        principals: []\n", "f.yaml:9"},
 		{"spec:\n  rules:\n  - from:\n    - source:\n        namespace: [a]\n", "f.yaml:8"},
 		{"spec:\n  rules:\n  - when:\n    - key: source.ip\n      value: [a]\n", "f.yaml:8"},
 	} {

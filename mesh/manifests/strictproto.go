@@ -17,6 +17,13 @@ type fieldError struct{ field, msg string }
 
 func (e *fieldError) Error() string { return e.field + ": " + e.msg }
 
+// mayBeEmpty are the lists whose emptiness is plain. Elsewhere it is not: the type's reader takes a list that
+// came out empty for one that is not there, and a rule would match everything.
+var mayBeEmpty = map[protoreflect.FullName]bool{
+	"istio.security.v1beta1.AuthorizationPolicy.rules":      true,
+	"istio.security.v1beta1.AuthorizationPolicy.targetRefs": true,
+}
+
 // strictProto compares JSON with a message's descriptor: unknown fields and unknown enum words, by path.
 // Values of the wrong type are left to the reader itself.
 func strictProto(path string, j json.RawMessage, md protoreflect.MessageDescriptor) []error {
@@ -54,6 +61,9 @@ func strictField(path string, j json.RawMessage, fd protoreflect.FieldDescriptor
 		var l []json.RawMessage
 		if json.Unmarshal(j, &l) != nil {
 			return nil
+		}
+		if l != nil && len(l) == 0 && !mayBeEmpty[fd.FullName()] {
+			errs = append(errs, &fieldError{path, "empty: give it values, or leave it out, which means any"})
 		}
 		for i, v := range l {
 			errs = append(errs, strictValue(path+"["+strconv.Itoa(i)+"]", v, fd)...)
