@@ -128,6 +128,9 @@ func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 	if err != nil {
 		return err
 	}
+	if s.Withdrawn() { // while it waited: the application need not hear of it
+		return errors.New("request was withdrawn")
+	}
 	app, err := c.dialApplication(in.Target, clientOf(req.Forwarded, peer))
 	if err != nil {
 		return err

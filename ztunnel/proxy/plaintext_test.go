@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
 )
 
@@ -131,6 +133,36 @@ func TestPolicyChangeEndsLiveConnections(t *testing.T) {
 	m.store.Apply(mesh.PutPolicy{Policy: denyAll()})
 	wantReset(t, "tunnelled under DENY", byTunnel)
 	m.far.logged(map[string]any{"reason": "POLICY_CHANGED", "policy": "shop/nobody"})
+}
+
+// TestWithdrawnRequest: whoever gave up while policy was waited for has no connection to the application.
+func TestWithdrawnRequest(t *testing.T) {
+	ref := mesh.Name{Namespace: "shop", Name: "later"}
+	m := newMesh(t, func(c *Config) { c.needWait = 10 * time.Second })
+	client := m.pod(m.near, "client", clientAddr)
+	server := m.pod(m.far, "web", serverAddr, func(w *mesh.Workload) { w.Policies = []mesh.Name{ref} })
+	touched := make(chan bool, 1)
+	m.serve(serverPort, func(*net.TCPConn, netip.AddrPort) { touched <- true })
+	tunnel := client.tunnelTo(server)
+	ctx, withdraw := context.WithCancel(t.Context())
+	opened := make(chan error, 1)
+	go func() {
+		_, err := tunnel.Open(ctx, hbone.Request{Authority: serverPort})
+		opened <- err
+	}()
+	eventually(t, "the request", func() bool { return m.far.proxy.find(server.uid).count() == 1 })
+	withdraw()
+	<-opened
+	if _, err := tunnel.Open(t.Context(), hbone.Request{Authority: "10.9.9.9:1"}); err == nil { // behind the withdrawal
+		t.Error("an open relay")
+	}
+	m.store.Apply(mesh.PutPolicy{Policy: &mesh.Policy{Name: ref, Scope: mesh.ScopeWorkload, Action: mesh.Deny}})
+	m.far.logged(map[string]any{"reason": "STREAM_RESET", "error": "request was withdrawn"})
+	select {
+	case <-touched:
+		t.Error("the application was connected to")
+	default:
+	}
 }
 
 // TestPolicyChangeOfOneWorkload: a policy that only this workload refers to ends its connections, whether or not the
