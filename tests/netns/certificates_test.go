@@ -125,14 +125,18 @@ func uris(t *testing.T, ids ...string) []*url.URL {
 	return out
 }
 
-// authority is control as a node speaks to it: from a pod, with some token.
+// authority is control as a node speaks to it: from a pod, with some token. Close it.
 func authority(t *testing.T, from *Pod, token string) *identity.CAClient {
 	t.Helper()
 	m := from.Node.mesh
 	control := m.Control().Pod
 	c, err := identity.NewCAClient(identity.CAConfig{
 		Dial: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-			return from.Dial(ctx, "tcp", a.String())
+			c, err := from.Dial(ctx, "tcp", a.String())
+			if tc, ok := c.(*net.TCPConn); ok {
+				_ = tc.SetLinger(0) // closing leaves nothing that waits for the other end
+			}
+			return c, err
 		},
 		Addresses: func() []netip.AddrPort { return []netip.AddrPort{netip.AddrPortFrom(control.IPv4, caPort)} },
 		Token:     func(context.Context) ([]byte, error) { return []byte(token), nil },
@@ -141,7 +145,6 @@ func authority(t *testing.T, from *Pod, token string) *identity.CAClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -164,7 +167,9 @@ func obtain(t *testing.T, from *Pod, token string, id mesh.Identity) (*tls.Certi
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	chain, err := authority(t, from, token).Fetch(ctx, id, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	control := authority(t, from, token)
+	defer control.Close()
+	chain, err := control.Fetch(ctx, id, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 	if err != nil {
 		return nil, err
 	}

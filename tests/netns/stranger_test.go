@@ -23,6 +23,7 @@ import (
 func shake(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) (*tls.Conn, error) {
 	t.Helper()
 	c := dial(t, from, "tcp", netip.AddrPortFrom(to, hbonePort).String(), 20*time.Second)
+	_ = c.SetLinger(0) // closing leaves nothing that waits for the other end, whose pod may be gone before
 	t.Cleanup(func() { c.Close() })
 	tc := tls.Client(c, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, InsecureSkipVerify: true,
