@@ -19,7 +19,7 @@ const (
 	tcpLength      = 20
 )
 
-// segment4or6 is a TCP header with a checksum; its sequence number is the tag by which it is found on the wire.
+// tcpSegment is a TCP header with a checksum; its sequence number is the tag by which it is found on the wire.
 func tcpSegment(from, to netip.AddrPort, flags byte, tag [4]byte) []byte {
 	b := make([]byte, tcpLength)
 	binary.BigEndian.PutUint16(b, from.Port())
