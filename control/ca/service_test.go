@@ -4,7 +4,9 @@ package ca
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,6 +131,17 @@ func TestOnNode(t *testing.T) {
 				t.Errorf("got %v", got)
 			}
 		})
+	}
+}
+
+// TestOwnIdentity: no node gets control's identity, though it reports control's pod as captured.
+func TestOwnIdentity(t *testing.T) {
+	own := webPod()
+	own.Namespace, own.ServiceAccount = ControlNamespace, ControlServiceAccount
+	s, _ := service(t, open(t), own)
+	req := &security.IstioCertificateRequest{Csr: string(csr(t, &x509.CertificateRequest{URIs: []*url.URL{uri(t, own.Identity().String())}}, newTestKey(t)))}
+	if _, err := s.CreateCertificate(call("a"), req); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("got %v, want permission denied", err)
 	}
 }
 
