@@ -221,11 +221,35 @@ func TestFewCandidates(t *testing.T) {
 			}
 		}
 	}
-	// Policies that say the same are one, and what follows a rule that matches everything is none.
-	for _, m := range []mesh.Match{{NotNamespaces: exact("z")}, {Principals: presence()}} {
-		snap, dst := many(10000, func(int) mesh.Match { return m })
-		if n := count(compile(snap, dst), conn); n != 2 {
-			t.Errorf("%+v: %d rules to compare, want one that allows and one that denies", m, n)
+	// From and to in clauses of their own, as AuthorizationPolicy has them; policies that say the same; what
+	// matches everything, and hides what follows.
+	everywhere := mesh.Clause{Matches: []mesh.Match{{DestinationPorts: []uint16{8080}}}}
+	for _, tt := range []struct {
+		name string
+		rule func(i int) mesh.Rule
+		want int
+	}{
+		{"clauses", func(i int) mesh.Rule {
+			return mesh.Rule{Clauses: []mesh.Clause{everywhere, {Matches: []mesh.Match{{Namespaces: exact(caller(i).Namespace)}}}}}
+		}, 1},
+		{"the same", func(int) mesh.Rule { return one(mesh.Match{NotNamespaces: exact("z")})[0] }, 2},
+		{"everything", func(i int) mesh.Rule {
+			if i < 2 {
+				return mesh.Rule{}
+			}
+			return one(mesh.Match{NotSourceIPs: []netip.Prefix{netip.PrefixFrom(from(i), 32)}})[0]
+		}, 2},
+	} {
+		snap, dst := many(10000, func(int) mesh.Match { return mesh.Match{} })
+		var changes []mesh.Change
+		for i, n := range dst.Policies {
+			p := *snap.Policy(n)
+			p.Rules = []mesh.Rule{tt.rule(i)}
+			changes = append(changes, mesh.PutPolicy{Policy: &p})
+		}
+		c := Connection{Identity: caller(7), Source: from(7), Destination: netip.MustParseAddrPort("10.2.0.9:8080")}
+		if n := count(compile(snap.With(changes...), dst), c); n != tt.want {
+			t.Errorf("%s: %d rules to compare, want %d", tt.name, n, tt.want)
 		}
 	}
 }
