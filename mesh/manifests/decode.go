@@ -3,14 +3,11 @@
 package manifests
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 
-	"google.golang.org/protobuf/reflect/protoreflect"
-	securityv1beta1 "istio.io/api/security/v1beta1"
 	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -121,29 +118,10 @@ func unmarshal(j []byte, o runtime.Object) (strict []error, err error) {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	if md := specOf(o); md != nil {
-		var s struct {
-			Spec json.RawMessage `json:"spec"`
-		}
-		if err := json.Unmarshal(j, &s); err != nil {
-			return nil, err
-		}
-		if strict := strictProto("spec", s.Spec, md); len(strict) > 0 {
-			return strict, nil
-		}
+	if strict := kube.StrictSpec(j, o); len(strict) > 0 {
+		return strict, nil
 	}
 	return sigsjson.UnmarshalStrict(j, o, sigsjson.DisallowUnknownFields)
-}
-
-// specOf describes the spec of Istio's types; nil for others.
-func specOf(o runtime.Object) protoreflect.MessageDescriptor {
-	switch o.(type) {
-	case *istiosecurity.PeerAuthentication:
-		return (&securityv1beta1.PeerAuthentication{}).ProtoReflect().Descriptor()
-	case *istiosecurity.AuthorizationPolicy:
-		return (&securityv1beta1.AuthorizationPolicy{}).ProtoReflect().Descriptor()
-	}
-	return nil
 }
 
 var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
@@ -151,9 +129,9 @@ var goField = regexp.MustCompile(`Go struct field [A-Za-z]+\.([^ ]+) of type`)
 
 // fieldOf finds the path an error of the reader is about, or "".
 func fieldOf(err error) string {
-	var fe *fieldError
+	var fe *kube.FieldError
 	if errors.As(err, &fe) {
-		return fe.field
+		return fe.Field
 	}
 	if strict, ok := err.(sigsjson.FieldError); ok {
 		return strict.FieldPath()

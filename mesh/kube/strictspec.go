@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package manifests
+package kube
 
 import (
 	"encoding/json"
@@ -10,12 +10,43 @@ import (
 	"strconv"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
+	securityv1beta1 "istio.io/api/security/v1beta1"
+	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// fieldError is an error about one field.
-type fieldError struct{ field, msg string }
+// FieldError is an error about one field, by its path.
+type FieldError struct{ Field, Message string }
 
-func (e *fieldError) Error() string { return e.field + ": " + e.msg }
+func (e *FieldError) Error() string { return e.Field + ": " + e.Message }
+
+// StrictSpec compares the spec of an object's JSON with what its type knows; the errors are unknown fields and
+// values, as *FieldError. Istio's types pass over what they don't know, and a policy without the word that
+// narrowed it is another policy. Of types that are not Istio's it says nothing.
+func StrictSpec(j []byte, o runtime.Object) []error {
+	md := specOf(o)
+	if md == nil {
+		return nil
+	}
+	var s struct {
+		Spec json.RawMessage `json:"spec"`
+	}
+	if err := json.Unmarshal(j, &s); err != nil {
+		return []error{err}
+	}
+	return strictProto("spec", s.Spec, md)
+}
+
+// specOf describes the spec of Istio's types; nil for others.
+func specOf(o runtime.Object) protoreflect.MessageDescriptor {
+	switch o.(type) {
+	case *istiosecurity.PeerAuthentication:
+		return (&securityv1beta1.PeerAuthentication{}).ProtoReflect().Descriptor()
+	case *istiosecurity.AuthorizationPolicy:
+		return (&securityv1beta1.AuthorizationPolicy{}).ProtoReflect().Descriptor()
+	}
+	return nil
+}
 
 // mayBeEmpty are the lists whose emptiness is plain. Elsewhere it is not: the type's reader takes a list that
 // came out empty for one that is not there, and a rule would match everything.
@@ -39,7 +70,7 @@ func strictProto(path string, j json.RawMessage, md protoreflect.MessageDescript
 			fd = md.Fields().ByTextName(name)
 		}
 		if fd == nil {
-			errs = append(errs, &fieldError{at, fmt.Sprintf("unknown field %q", name)})
+			errs = append(errs, &FieldError{at, fmt.Sprintf("unknown field %q", name)})
 			continue
 		}
 		errs = append(errs, strictField(at, fields[name], fd)...)
@@ -63,7 +94,7 @@ func strictField(path string, j json.RawMessage, fd protoreflect.FieldDescriptor
 			return nil
 		}
 		if l != nil && len(l) == 0 && !mayBeEmpty[fd.FullName()] {
-			errs = append(errs, &fieldError{path, "empty: give it values, or leave it out, which means any"})
+			errs = append(errs, &FieldError{path, "empty: give it values, or leave it out, which means any"})
 		}
 		for i, v := range l {
 			errs = append(errs, strictValue(path+"["+strconv.Itoa(i)+"]", v, fd)...)
@@ -87,7 +118,7 @@ func strictValue(path string, j json.RawMessage, fd protoreflect.FieldDescriptor
 		for i := range fd.Enum().Values().Len() {
 			want = append(want, string(fd.Enum().Values().Get(i).Name()))
 		}
-		return []error{&fieldError{path, fmt.Sprintf("unsupported value %q: want one of %q", word, want)}}
+		return []error{&FieldError{path, fmt.Sprintf("unsupported value %q: want one of %q", word, want)}}
 	}
 	return nil
 }
