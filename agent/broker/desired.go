@@ -27,12 +27,7 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 		p = &pod{}
 		b.pods[c.UID] = p
 	}
-	if given != nil {
-		if p.given != nil {
-			p.given.Close()
-		}
-		p.given = given
-	}
+	b.give(p, c, given)
 	if p.phase == captured && sameCapture(p.want, c) {
 		a.tell(wire.TypeCaptureState, p.state)
 		return
@@ -44,6 +39,30 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 	if p.state == told && told.UID != "" {
 		a.tell(wire.TypeCaptureState, p.state) // unchanged, but this agent has not heard it
 	}
+}
+
+// give takes over a namespace that the CNI plugin opened. A sandbox made anew is in another one than the pod was in:
+// what was attached there ends, once it is sure that the new one is the pod's.
+func (b *Broker) give(p *pod, c wire.Capture, given *os.File) {
+	if given == nil {
+		return
+	}
+	if p.place != nil && !p.place.ns.is(given) {
+		dir, _ := b.finder.cgroups.pod(c.UID)
+		found, err := b.finder.handed(c, given, dir)
+		if err != nil {
+			b.log.Error("the network namespace handed over is not taken: the pod keeps its own", "uid", c.UID, "err", err)
+			given.Close()
+			return
+		}
+		found.ns.close()
+		b.log.Info("pod has a new sandbox", "pod", c.Namespace+"/"+c.Name, "uid", c.UID)
+		b.teardown(p)
+	}
+	if p.given != nil {
+		p.given.Close()
+	}
+	p.given = given
 }
 
 // try captures a pod, and reports a failure; the loop tries again. A pod that is gone stays so until it is found.

@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,21 +37,21 @@ type finder struct {
 // pod's addresses: a process of a privileged pod may sit in another one.
 func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
 	dir, err := f.cgroups.pod(c.UID)
+	var handed error
 	if given != nil {
-		fd, derr := unix.FcntlInt(given.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if derr != nil {
-			return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, os.NewSyscallError("fcntl", derr))
+		var p place
+		if p, handed = f.handed(c, given, dir); handed == nil {
+			return p, nil
 		}
-		return f.check(c, os.NewFile(uintptr(fd), "netns"), dir)
 	}
 	if err != nil {
-		return place{}, err
+		return place{}, cmp.Or(handed, err)
 	}
 	ps, err := pids(dir)
 	if err != nil {
 		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, err)
 	}
-	err = fmt.Errorf("find network of pod %s: no process in its cgroup yet", c.UID)
+	err = cmp.Or(handed, fmt.Errorf("find network of pod %s: no process in its cgroup yet", c.UID))
 	tried := map[uint64]bool{}
 	for _, pid := range ps {
 		file, inode, oerr := f.openProcess(pid, dir)
@@ -69,6 +70,15 @@ func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
 		}
 	}
 	return place{}, err
+}
+
+// handed makes a place of a namespace that stays the caller's.
+func (f *finder) handed(c wire.Capture, given *os.File, dir string) (place, error) {
+	fd, err := unix.FcntlInt(given.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, os.NewSyscallError("fcntl", err))
+	}
+	return f.check(c, os.NewFile(uintptr(fd), "netns"), dir)
 }
 
 // openProcess opens a process's namespace, and makes sure that it still is that process of that cgroup.

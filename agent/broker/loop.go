@@ -104,8 +104,11 @@ func (b *Broker) gone(p *pod) bool {
 		return false
 	}
 	if ns {
-		p.missing = 0
+		p.missing, p.occupied = 0, true
 		return false
+	}
+	if cgroup && p.given != nil && !p.occupied {
+		return false // announced by the CNI plugin: the sandbox's first process is still to come
 	}
 	if p.missing++; cgroup && p.missing < 2 {
 		return false

@@ -42,6 +42,12 @@ func openNamespace(f *os.File) (*namespace, error) {
 	return n, nil
 }
 
+// is reports whether the file is this namespace.
+func (n *namespace) is(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Ino == n.inode
+}
+
 // fd is for the goroutine that also closes the namespace.
 func (n *namespace) fd() int { return int(n.file.Fd()) }
 

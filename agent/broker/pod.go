@@ -34,8 +34,9 @@ type pod struct {
 	failure   string    // of the last try to capture it, "" after a success
 	failing   time.Time // since when no try succeeded, zero after a success
 	nextTry   time.Time
-	missing   int // looks in a row that found no process in the namespace
-	unfixed   int // looks in a row that found a drift of the pod
+	occupied  bool // a process was seen in the namespace
+	missing   int  // looks in a row that found no process in the namespace
+	unfixed   int  // looks in a row that found a drift of the pod
 
 	drainUntil time.Time
 	drained    map[*ztunnel]bool // which said that nothing is left
@@ -130,8 +131,11 @@ func checkCapture(c wire.Capture) error {
 // setState notes and reports what became of a pod. The time is that of the last change.
 func (b *Broker) setState(p *pod, s wire.State) {
 	s.UID = p.want.UID
+	if p.place != nil {
+		s.Netns = p.place.ns.inode
+	}
 	old := p.state
-	if old.UID == s.UID && old.Captured == s.Captured && old.Gone == s.Gone && old.Reason == s.Reason {
+	if old.UID == s.UID && old.Netns == s.Netns && old.Captured == s.Captured && old.Gone == s.Gone && old.Reason == s.Reason {
 		return
 	}
 	s.At = time.Now()

@@ -87,7 +87,7 @@ func (b *Broker) teardown(p *pod) {
 		}
 		p.place.ns.close()
 	}
-	p.place, p.sysctls, p.saved, p.phase, p.missing = nil, nil, savedPod{}, waiting, 0
+	p.place, p.sysctls, p.saved, p.phase, p.missing, p.occupied = nil, nil, savedPod{}, waiting, 0, false
 }
 
 // lost is for a pod whose cgroup or namespace ended under it.

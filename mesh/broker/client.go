@@ -78,6 +78,14 @@ func (c *Client) Delete(uid string) {
 	c.poke()
 }
 
+// ReleaseNetns closes the namespace that UpdateNetns took over, when the sandbox it was for has ended: an open one
+// lives on. The capture itself stays.
+func (c *Client) ReleaseNetns(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeNetns(uid)
+}
+
 func (c *Client) closeNetns(uid string) {
 	if f := c.netns[uid]; f != nil {
 		f.Close()
