@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -163,12 +164,16 @@ func (z *ZTunnel) dial(name string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return z.cfg.Broker.Unix(ctx, name) }
 }
 
+// pageConnections bounds the connections of one page, in each of which a stranger may keep still: the descriptors
+// are those of the data path.
+const pageConnections = 64
+
 // serve runs a server on l until ctx ends.
 func serve(l net.Listener, h http.Handler, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		s := admin.NewServer(h, log)
 		defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(netutil.LimitListener(l, pageConnections)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

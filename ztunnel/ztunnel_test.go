@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,5 +145,49 @@ func TestAuthoritiesComeFromTheMesh(t *testing.T) {
 	slices.Sort(got)
 	if want := []string{"10.0.0.1:25012", "[fd00::3]:25012"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want the ready endpoints %v", got, want)
+	}
+}
+
+// counting counts the connections that were accepted.
+type counting struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func (l *counting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return c, err
+}
+
+// TestPagesHoldFewConnections: whoever connects to a page and keeps still can't use up the process's descriptors.
+func TestPagesHoldFewConnections(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &counting{Listener: tcp}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serve(l, http.NotFoundHandler(), slog.New(slog.DiscardHandler))(ctx) }()
+	for range 2 * pageConnections {
+		c, err := net.Dial("tcp", tcp.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	for l.accepted.Load() < pageConnections {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := l.accepted.Load(); n > pageConnections {
+		t.Errorf("%d connections were accepted, want at most %d", n, pageConnections)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
