@@ -104,7 +104,7 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 	defer p.leaveWork()
 	req := s.Request()
 	f := facts{
-		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: req.Authority,
+		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: route.Clip(req.Authority),
 		sourceID: t.peer, destinationID: t.pod.self(), mutual: true, reason: reason.Tunnel, trace: traceOf(req.TraceParent),
 	}
 	c, err := p.begin(t.life, t.pod, metrics.Destination, f, nil)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -299,6 +300,22 @@ func TestNoOpenRelay(t *testing.T) {
 			s.Reset(hbone.CodeCancel)
 		case !errors.As(err, &status) || status.Status != tt.status:
 			t.Errorf("CONNECT %s: got %v, want status %d", tt.authority, err, tt.status)
+		}
+	}
+}
+
+// TestLongAuthority: what a peer asks for is logged, but not at any length.
+func TestLongAuthority(t *testing.T) {
+	m, client, server := pair(t)
+	_, err := client.tunnelTo(server).Open(t.Context(), hbone.Request{Authority: strings.Repeat("\xff", 15<<10) + ":80"})
+	var status *hbone.StatusError
+	if !errors.As(err, &status) || status.Status != 400 {
+		t.Errorf("got %v, want status 400", err)
+	}
+	r := m.far.logged(map[string]any{"reason": "BAD_REQUEST"})
+	for k, v := range r {
+		if s, ok := v.(string); ok && len(s) > 2000 {
+			t.Errorf("%s is logged with %d bytes", k, len(s))
 		}
 	}
 }

@@ -26,7 +26,7 @@ type AuthorityError struct {
 }
 
 func (e *AuthorityError) Error() string {
-	return fmt.Sprintf("check authority %q: %s", e.Authority, e.Detail)
+	return fmt.Sprintf("check authority %q: %s", Clip(e.Authority), e.Detail)
 }
 
 // Inbound is a checked CONNECT request.
@@ -99,10 +99,16 @@ func addressFault(addr, dst netip.Addr) string {
 	return ""
 }
 
+// maxAuthority is the longest authority there can be: a host name, a colon and a port, in bytes.
+const maxAuthority = 253 + 1 + 5
+
+// Clip cuts what a peer sent for an authority to a length that may be logged.
+func Clip(authority string) string { return authority[:min(len(authority), maxAuthority)] }
+
 // splitAuthority reads "host:port" or "[v6]:port". Brackets are for IPv6 addresses only, and these need them.
 func splitAuthority(s string) (host string, port uint16, ok bool) {
 	i := strings.LastIndexByte(s, ':')
-	if i <= 0 || i == len(s)-1 || len(s) > 261 {
+	if i <= 0 || i == len(s)-1 || len(s) > maxAuthority {
 		return "", 0, false
 	}
 	host = s[:i]
