@@ -54,6 +54,7 @@ func (t *Translator) flush() Result {
 	}
 	clear(t.dirtyPods)
 	clear(t.dirtySlices)
+	b.result.Namespaces = t.standing()
 	b.result.Changes = slices.Concat(b.puts, b.deletes, servicesGone, policiesGone)
 	return b.result
 }

@@ -15,6 +15,7 @@ func (t *Translator) putNamespace(k Key, n *corev1.Namespace) (errs, partial fie
 	}
 	if old, ok := t.namespaces[k.Name]; !ok || old != c {
 		t.namespaces[k.Name] = c
+		t.dirtyNamespaces = true
 		t.touchNamespace(k.Name)
 	}
 	return nil, nil
@@ -22,5 +23,6 @@ func (t *Translator) putNamespace(k Key, n *corev1.Namespace) (errs, partial fie
 
 func (t *Translator) deleteNamespace(k Key) {
 	delete(t.namespaces, k.Name)
+	t.dirtyNamespaces = true
 	t.touchNamespace(k.Name)
 }

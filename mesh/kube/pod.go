@@ -148,6 +148,11 @@ func (t *Translator) indexPod(p *pod) {
 	addTo(t.podsByNamespace, p.name.Namespace, p.name)
 	addTo(t.podsByNode, p.node, p.name)
 	t.dirtyPods.add(p.name)
+	if p.choice == in && !p.hostNetwork {
+		addTo(t.optedIn, p.name.Namespace, p.name)
+		t.dirtyNamespaces = true
+	}
+	t.dirtyNamespaces = t.dirtyNamespaces || t.cfg.ImplicitNamespaces
 	if p.hostNetwork {
 		return
 	}
@@ -161,6 +166,11 @@ func (t *Translator) unindexPod(p *pod) {
 	delete(t.podUIDs, p.uid)
 	removeFrom(t.podsByNamespace, p.name.Namespace, p.name)
 	removeFrom(t.podsByNode, p.node, p.name)
+	if len(t.optedIn[p.name.Namespace]) > 0 {
+		removeFrom(t.optedIn, p.name.Namespace, p.name)
+		t.dirtyNamespaces = true
+	}
+	t.dirtyNamespaces = t.dirtyNamespaces || t.cfg.ImplicitNamespaces
 	t.dirtyPods.add(p.name)
 	for _, a := range p.addresses {
 		removeFrom(t.podsByAddr, a, p.name)

@@ -34,6 +34,8 @@ type Result struct {
 	// re-created under its name is in both, with two uids: apply RemovedPods first.
 	LocalPods   []LocalPod
 	RemovedPods []string
+	// Namespaces is how all namespaces stand, nil when nothing changed in that.
+	Namespaces *Namespaces
 	// Problems the batch's objects have; Translator.Problems gives all that stand.
 	Problems []Problem
 }
@@ -57,6 +59,7 @@ type Translator struct {
 
 	podUIDs         map[string]mesh.Name
 	podsByNamespace map[string]set[mesh.Name]
+	optedIn         map[string]set[mesh.Name] // by namespace: pods that ask for the mesh themselves
 	podsByNode      map[string]set[mesh.Name]
 	podsByAddr      map[netip.Addr]set[mesh.Name] // without host-network pods
 	slicesByService map[mesh.Name]set[mesh.Name]
@@ -67,6 +70,7 @@ type Translator struct {
 	dirtyPods, dirtyServices   set[mesh.Name]
 	dirtySlices, dirtyAuthz    set[mesh.Name]
 	dirtyConfig, dirtyPeerAuth bool
+	dirtyNamespaces            bool
 	emitted                    emitted
 }
 
@@ -86,6 +90,7 @@ func NewTranslator(c Config) *Translator {
 		problems:        map[Key][]Problem{},
 		podUIDs:         map[string]mesh.Name{},
 		podsByNamespace: map[string]set[mesh.Name]{},
+		optedIn:         map[string]set[mesh.Name]{},
 		podsByNode:      map[string]set[mesh.Name]{},
 		podsByAddr:      map[netip.Addr]set[mesh.Name]{},
 		slicesByService: map[mesh.Name]set[mesh.Name]{},
@@ -97,6 +102,7 @@ func NewTranslator(c Config) *Translator {
 		dirtyAuthz:      set[mesh.Name]{},
 		dirtyConfig:     true,
 		dirtyPeerAuth:   true,
+		dirtyNamespaces: true,
 		emitted:         newEmitted(),
 	}
 }

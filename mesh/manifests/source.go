@@ -44,6 +44,7 @@ type Source struct {
 
 	mu       sync.Mutex
 	local    map[string]kube.LocalPod
+	standing kube.Namespaces
 	changed  chan struct{} // closed when local changes
 	problems []kube.Problem
 	told     chan struct{} // holds one token when problems changed
@@ -88,6 +89,13 @@ func (s *Source) LocalPods() ([]kube.LocalPod, <-chan struct{}) {
 		return strings.Compare(a.Namespace+"/"+a.Name+"/"+a.UID, b.Namespace+"/"+b.Name+"/"+b.UID)
 	})
 	return out, s.changed
+}
+
+// Namespaces returns how the namespaces stand to the mesh.
+func (s *Source) Namespaces() kube.Namespaces {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.standing
 }
 
 // Problems returns what is wrong now.
@@ -177,6 +185,9 @@ func (s *Source) step(first bool) {
 	s.store.Apply(r.Changes...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.Namespaces != nil {
+		s.standing = *r.Namespaces
+	}
 	if len(r.LocalPods)+len(r.RemovedPods) > 0 {
 		for _, uid := range r.RemovedPods {
 			delete(s.local, uid)
