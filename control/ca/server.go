@@ -69,7 +69,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener, serving func()) err
 	if serving != nil {
 		serving()
 	}
-	if err := g.Serve(l); err != nil {
+	if err := g.Serve(l); err != nil && ctx.Err() == nil { // it may have been stopped before it began
 		return fmt.Errorf("serve CA: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -142,6 +143,21 @@ func TestOwnIdentity(t *testing.T) {
 	req := &security.IstioCertificateRequest{Csr: string(csr(t, &x509.CertificateRequest{URIs: []*url.URL{uri(t, own.Identity().String())}}, newTestKey(t)))}
 	if _, err := s.CreateCertificate(call("a"), req); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v, want permission denied", err)
+	}
+}
+
+// TestServeThatNeverBegan: a server told to end before it served ends in order.
+func TestServeThatNeverBegan(t *testing.T) {
+	s, _ := service(t, open(t))
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := s.Serve(ctx, l, func() { cancel(); time.Sleep(time.Millisecond) }); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
