@@ -19,9 +19,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/warren-mesh/warren/agent/cni"
 	"github.com/warren-mesh/warren/agent/debug"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/broker"
+	protocol "github.com/warren-mesh/warren/mesh/cni"
 	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/localhost"
 	"github.com/warren-mesh/warren/mesh/ready"
@@ -44,8 +46,11 @@ type Source interface {
 type Config struct {
 	Node       string
 	RunDir     string
+	StateDir   string // what outlasts the agent; "": nothing does, and no pod starts while it is away
 	Exceptions []netip.Prefix
 	Drain      time.Duration // how long an un-enrolled pod's live connections may last
+
+	Install cni.Installer // of the CNI plugin; the zero value: off
 
 	DebugAddress, MetricsAddress, ReadyAddress string
 
@@ -75,6 +80,15 @@ type Agent struct {
 	ready     *ready.Ready
 	registry  *prometheus.Registry
 
+	sandboxes sandboxes
+	work      chan func()   // for the loop
+	ended     chan struct{} // closed when the loop has ended
+
+	// The loop's own.
+	waiters  map[*waiter]bool
+	kept     map[string]*sandbox // in files, by pod uid
+	complete bool                // every object could be read once
+
 	mu   sync.Mutex
 	pods map[string]*tracked // by pod uid
 }
@@ -101,6 +115,10 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 		ready:     ready.New(taskObjects, taskBroker, taskListeners),
 		registry:  prometheus.NewRegistry(),
 		pods:      map[string]*tracked{},
+		work:      make(chan func()), ended: make(chan struct{}), waiters: map[*waiter]bool{},
+	}
+	if cfg.StateDir != "" {
+		a.sandboxes.dir = filepath.Join(cfg.StateDir, protocol.SandboxesDir)
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newCollector(a.countPods, a.broker.Stats))
@@ -157,6 +175,13 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	g.Go(func() error { return server.Serve(ctx, ls.wds) })
 	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
 	g.Go(func() error { return a.reconcile(ctx) })
+	g.Go(func() error { return (&cni.Server{Pods: announcer{a}, Log: a.cfg.Log}).Serve(ctx, ls.cni) })
+	if a.cfg.StateDir != "" {
+		g.Go(func() error { return a.cacheNamespaces(ctx) })
+	}
+	if a.cfg.Install.On() {
+		g.Go(func() error { return a.cfg.Install.Run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -194,13 +219,13 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return nil
 }
 
-// sockets are the agent's two unix listeners.
-type sockets struct{ wds, zds *net.UnixListener }
+// sockets are the agent's unix listeners.
+type sockets struct{ wds, zds, cni *net.UnixListener }
 
-// Close closes both and removes their files.
-func (s sockets) Close() { s.wds.Close(); s.zds.Close() }
+// Close closes them and removes their files.
+func (s sockets) Close() { s.wds.Close(); s.zds.Close(); s.cni.Close() }
 
-// listen makes the sockets ztunnel reaches through the broker. It waits for the broker to make the directory.
+// listen makes the sockets: two that ztunnel reaches through the broker, and the CNI plugin's. It waits for the broker to make the directory.
 // The generation in the names lets an old and a new agent stand side by side; the newest is the one dialled.
 func listen(ctx context.Context, dir string, log *slog.Logger) (sockets, error) {
 	if err := waitForDir(ctx, dir, log); err != nil {
@@ -216,7 +241,13 @@ func listen(ctx context.Context, dir string, log *slog.Logger) (sockets, error) 
 		w.Close()
 		return sockets{}, err
 	}
-	return sockets{wds: w, zds: z}, nil
+	c, err := cni.Listen(filepath.Join(dir, "agent-"+gen+"-cni.sock"))
+	if err != nil {
+		w.Close()
+		z.Close()
+		return sockets{}, err
+	}
+	return sockets{wds: w, zds: z, cni: c}, nil
 }
 
 func listenUnix(network, path string) (*net.UnixListener, error) {

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"time"
@@ -15,8 +16,11 @@ import (
 // step is one thing to do. The set is closed: capture, release, serve, unserve, publish.
 type step interface{ pod() string }
 
-// capture tells the broker to hold a pod.
-type capture struct{ broker.Capture }
+// capture tells the broker to hold a pod, and hands over the network namespace if the CNI plugin opened it.
+type capture struct {
+	broker.Capture
+	netns *os.File
+}
 
 // release tells the broker to let a pod go: new connections go direct at once, live tunnels last until they
 // end or the drain deadline.
@@ -54,6 +58,9 @@ func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps [
 			steps = append(steps, publish{target: t.pod, value: v})
 		}
 		if !t.exists && t.sent == nil {
+			if t.netns != nil {
+				t.netns.Close()
+			}
 			delete(pods, uid)
 			continue
 		}
@@ -69,10 +76,10 @@ func (t *tracked) join() []step {
 	if !t.drainUntil.IsZero() { // enrolled again while it was being released
 		t.drainUntil, t.sent, t.kernel = time.Time{}, nil, nil
 	}
-	want := captureOf(t.pod)
-	if t.sent == nil || !reflect.DeepEqual(*t.sent, want) {
-		t.sent = &want
-		steps = append(steps, capture{want})
+	want := t.capture()
+	if t.sent == nil || t.netns != nil || !reflect.DeepEqual(*t.sent, want) {
+		steps = append(steps, capture{want, t.netns})
+		t.sent, t.netns = &want, nil
 	}
 	if !t.served {
 		t.served, t.acked, t.ackError = true, false, ""
@@ -95,13 +102,14 @@ func (t *tracked) leave(uid string, now time.Time, drain time.Duration) []step {
 	if t.exists && now.Before(t.drainUntil) && (t.kernel == nil || !t.kernel.Gone) {
 		return steps
 	}
-	*t = tracked{pod: t.pod, exists: t.exists, published: t.published}
+	*t = tracked{pod: t.pod, exists: t.exists, published: t.published, sandbox: t.sandbox, netns: t.netns}
 	return append(steps, unserve{uid})
 }
 
-func captureOf(p kube.LocalPod) broker.Capture {
+func (t *tracked) capture() broker.Capture {
+	p := t.pod
 	return broker.Capture{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount,
-		Addresses: p.Addresses, Running: p.Running,
+		Addresses: t.addresses(), Running: p.Running,
 	}
 }

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"os"
 	"time"
 
 	"github.com/warren-mesh/warren/agent/debug"
@@ -27,6 +28,9 @@ type tracked struct {
 	pod    kube.LocalPod
 	exists bool // the object is still there
 
+	sandbox *sandbox // what the CNI plugin said, nil when it said nothing
+	netns   *os.File // of the sandbox, until the broker is given it
+
 	sent     *broker.Capture // what the broker was last told; nil: nothing to hold
 	kernel   *broker.State   // the broker's last word; nil: none yet
 	served   bool            // ztunnel was told by ZDS
@@ -39,7 +43,7 @@ type tracked struct {
 
 // wanted reports whether the pod should be captured: one without an address has nothing to capture yet.
 func (t *tracked) wanted() bool {
-	return t.exists && t.pod.Enrolled && len(t.pod.Addresses) > 0
+	return t.exists && t.pod.Enrolled && len(t.addresses()) > 0
 }
 
 // status is the word to publish and to show: "true", a reason, or "" where nothing need be said.

@@ -20,6 +20,12 @@ const askAgain = time.Second
 // reconcile keeps broker, ztunnel and publications in step with this node's pods until ctx ends. It is the
 // only writer of a.pods.
 func (a *Agent) reconcile(ctx context.Context) error {
+	defer close(a.ended)
+	kept, err := a.sandboxes.load()
+	if err != nil {
+		a.cfg.Log.Warn("what the CNI plugin told an earlier agent", "err", err)
+	}
+	a.kept = kept
 	complete, changed := a.look()
 	wake := a.step(time.Now())
 	a.zds.Synced()
@@ -47,6 +53,8 @@ func (a *Agent) reconcile(ctx context.Context) error {
 			a.heard(s)
 		case ack := <-a.zds.Acks():
 			a.acknowledged(ack)
+		case f := <-a.work:
+			f()
 		case <-timer:
 		case <-ctx.Done():
 			return nil
@@ -58,6 +66,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 // can't be read has no last good state of it, and must not have its pods' capture ended for that.
 func (a *Agent) look() (complete bool, changed <-chan struct{}) {
 	complete = !unsure(a.source.Problems()) // first: a problem goes together with the coming of the pods
+	a.complete = a.complete || complete
 	pods, changed := a.source.LocalPods()
 	a.observe(pods)
 	return complete, changed
@@ -81,7 +90,7 @@ func (a *Agent) observe(pods []kube.LocalPod) {
 	for _, p := range pods {
 		t, known := a.pods[p.UID]
 		if !known {
-			t = &tracked{published: p.Published}
+			t = &tracked{published: p.Published, sandbox: a.kept[p.UID]}
 			a.pods[p.UID] = t
 		}
 		if t.pod.Enrolled != p.Enrolled || !known {
@@ -102,6 +111,9 @@ func (a *Agent) heard(s broker.State) {
 		a.cfg.Log.Info("broker", "pod", t.pod.Namespace+"/"+t.pod.Name, "captured", s.Captured, "reason", s.Reason)
 	}
 	t.kernel = &s
+	if s.Gone && !a.waitsFor(t) {
+		a.broker.ReleaseNetns(s.UID)
+	}
 }
 
 func (a *Agent) acknowledged(ack zds.Ack) {
@@ -121,12 +133,14 @@ func (a *Agent) acknowledged(ack zds.Ack) {
 // step plans and carries out, and returns when to do so again.
 func (a *Agent) step(now time.Time) time.Time {
 	a.mu.Lock()
+	fresh := a.settle()
 	steps, wake := plan(a.pods, now, a.cfg.Drain)
 	a.mu.Unlock()
+	a.keepSandboxes(fresh)
 	for _, s := range steps {
 		switch s := s.(type) {
 		case capture:
-			a.broker.Update(s.Capture)
+			a.broker.UpdateNetns(s.Capture, s.netns)
 		case release:
 			a.broker.Delete(s.uid)
 		case serve:

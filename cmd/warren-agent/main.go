@@ -25,6 +25,9 @@ import (
 func main() { os.Exit(supervise.Main("warren-agent", run)) }
 
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "remove-cni" {
+		return removeCNI(args[1:])
+	}
 	fs := flag.NewFlagSet("warren-agent", flag.ContinueOnError)
 	cfg := agent.Config{Level: new(slog.LevelVar), Version: version()}
 	objects := kube.Config{ImplicitNamespaces: true}
@@ -33,6 +36,8 @@ func run(args []string) error {
 	fs.StringVar(&cfg.Node, "node", "", "name of the Node object this agent runs on")
 	dir := fs.String("manifests", "", "directory of Kubernetes YAML to read objects from")
 	fs.StringVar(&cfg.RunDir, "run-dir", "/run/warren", "directory of the unix sockets shared with broker and ztunnel")
+	fs.StringVar(&cfg.StateDir, "state-dir", "/var/lib/warren", "directory of what outlasts the agent, and that the CNI plugin reads")
+	plugin := cniFlags(fs, &cfg)
 	fs.StringVar(&objects.TrustDomain, "trust-domain", "cluster.local", "trust domain of the mesh's identities")
 	fs.StringVar(&clusterCIDRs, "cluster-cidrs", "", "pod and service ranges beside those Nodes and ServiceCIDRs name, comma-separated")
 	fs.StringVar(&exceptions, "except", "", "destinations that are never captured, comma-separated CIDRs")
@@ -58,6 +63,9 @@ func run(args []string) error {
 
 	if *dir == "" {
 		return fmt.Errorf("--manifests is required: the directory the objects are read from")
+	}
+	if err := plugin(split(excluded)); err != nil {
+		return err
 	}
 	source := manifests.New(*dir, objects, cfg.Log)
 	a, err := agent.New(cfg, source, &manifests.Publisher{Dir: *dir, Node: cfg.Node})

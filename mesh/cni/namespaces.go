@@ -4,8 +4,10 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,6 +50,9 @@ func (n Namespaces) Equal(o Namespaces) bool {
 	return slices.Equal(n.Enrolled, o.Enrolled) && slices.Equal(n.Excluded, o.Excluded) && slices.Equal(n.Outside, o.Outside)
 }
 
+// SandboxesDir is where the agent keeps what was announced, below its state directory.
+const SandboxesDir = "sandboxes"
+
 const (
 	namespacesFile = "namespaces.json"
 	maxNamespaces  = 32 << 20 // bytes of the file: half a million namespaces
@@ -87,6 +92,21 @@ func WriteNamespaces(dir string, n Namespaces) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cache namespaces: %w", err)
+	}
+	return nil
+}
+
+// RemoveState removes the cache and what the agent kept beside it of sandboxes; dir "" and missing files are no error.
+func RemoveState(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	err := os.Remove(filepath.Join(dir, namespacesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err = errors.Join(err, os.RemoveAll(filepath.Join(dir, SandboxesDir))); err != nil {
+		return fmt.Errorf("remove what the CNI plugin read: %w", err)
 	}
 	return nil
 }

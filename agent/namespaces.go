@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh/cni"
+	"github.com/warren-mesh/warren/mesh/kube"
+)
+
+// namespaceSource is a Source that knows how the namespaces stand.
+type namespaceSource interface{ Namespaces() kube.Namespaces }
+
+// cacheEvery is how often the cache for the CNI plugin is compared. It counts only while no agent runs.
+const cacheEvery = 500 * time.Millisecond
+
+func (a *Agent) namespaces() cni.Namespaces {
+	s, ok := a.source.(namespaceSource)
+	if !ok {
+		return cni.Namespaces{}
+	}
+	n := s.Namespaces()
+	return cni.Namespaces{Enrolled: n.Enrolled, Excluded: n.Excluded, Outside: n.Outside}
+}
+
+func (a *Agent) standing(namespace string) cni.Standing { return a.namespaces().Of(namespace) }
+
+// cacheNamespaces keeps the file that the CNI plugin reads while no agent answers.
+func (a *Agent) cacheNamespaces(ctx context.Context) error {
+	tick := time.NewTicker(cacheEvery)
+	defer tick.Stop()
+	var written *cni.Namespaces
+	for last := ""; ; {
+		if now := a.namespaces(); written == nil || !written.Equal(now) {
+			if err := cni.WriteNamespaces(a.cfg.StateDir, now); err == nil {
+				written, last = &now, ""
+			} else if err.Error() != last {
+				last = err.Error()
+				a.cfg.Log.Error("no pod will start while this agent is down", "err", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
