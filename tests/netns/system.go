@@ -21,6 +21,9 @@ const (
 	warrenID  = 65532 // user and group of ztunnel; supplementary group of broker and agent
 	controlID = 65533 // user and group of control
 	caPort    = 15012
+
+	// stateDir is the agent's in a node's mount namespace; it ends with the node.
+	stateDir = "/run/warren-state"
 )
 
 // System is Warren on one node.
@@ -90,7 +93,7 @@ func (n *Node) deploy() error {
 		return err
 	}
 	n.System.Agent, err = pod.newProcess("warren-agent", "agent", agentPrivileges, append([]string{
-		"--node", n.Name, "--manifests", m.Manifests(),
+		"--node", n.Name, "--manifests", m.Manifests(), "--state-dir", stateDir,
 	}, m.options.AgentFlags...)...)
 	if err != nil {
 		return err
@@ -139,7 +142,7 @@ func (n *Node) Token() string {
 
 // checkBinaries names the binaries that are not there.
 func checkBinaries(dir string) error {
-	for _, b := range []string{"warren-broker", "warren-agent", "warren-ztunnel", "warren-control"} {
+	for _, b := range []string{"warren-broker", "warren-agent", "warren-ztunnel", "warren-control", "warren-cni"} {
 		if _, err := os.Stat(filepath.Join(dir, b)); err != nil {
 			return fmt.Errorf("no %s (run make build): %w", b, err)
 		}
