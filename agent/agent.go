@@ -98,6 +98,7 @@ const scrapes = 2
 
 const (
 	taskObjects   = "objects-synced"
+	taskRanges    = "cluster-ranges-known"
 	taskBroker    = "broker-connected"
 	taskListeners = "sockets-listening"
 )
@@ -112,7 +113,7 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 		publisher: newPublisher(p, cfg.Log),
 		broker:    broker.NewClient(cfg.RunDir, cfg.Log),
 		zds:       zds.NewServer(zds.ServerConfig{Log: cfg.Log}),
-		ready:     ready.New(taskObjects, taskBroker, taskListeners),
+		ready:     ready.New(taskObjects, taskRanges, taskBroker, taskListeners),
 		registry:  prometheus.NewRegistry(),
 		pods:      map[string]*tracked{},
 		work:      make(chan func()), ended: make(chan struct{}), waiters: map[*waiter]bool{},
@@ -162,6 +163,9 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 		return nil
 	}
 	a.ready.Done(taskObjects)
+	if a.waitForRanges(ctx) != nil {
+		return nil // told to stop
+	}
 	ls, err := listen(ctx, a.cfg.RunDir, a.cfg.Log)
 	if err != nil {
 		return err
@@ -183,6 +187,20 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 		g.Go(func() error { return a.cfg.Install.Run(ctx) })
 	}
 	return g.Wait()
+}
+
+// waitForRanges holds everything up while nobody says which addresses are the cluster's: without them an address
+// that no object explains yet would count as outside, and be reached in plaintext. It returns nil or ctx's error.
+func (a *Agent) waitForRanges(ctx context.Context) error {
+	known := func(s *mesh.Snapshot) bool { return len(s.Config().ClusterCIDRs) > 0 }
+	if !known(a.source.Store().Snapshot()) {
+		a.cfg.Log.Warn("nothing is captured yet: no Node has spec.podCIDRs, there is no ServiceCIDR, and --cluster-cidrs names none")
+	}
+	if _, err := a.source.Store().Wait(ctx, known); err != nil {
+		return err
+	}
+	a.ready.Done(taskRanges)
+	return nil
 }
 
 // watchBroker keeps the readiness task true.

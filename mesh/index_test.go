@@ -49,7 +49,9 @@ func TestPoliciesFor(t *testing.T) {
 }
 
 func TestPolicySet(t *testing.T) {
-	put := func(ns, n string, scope Scope) Change { return PutPolicy{&Policy{Name: Name{Namespace: ns, Name: n}, Scope: scope}} }
+	put := func(ns, n string, scope Scope) Change {
+		return PutPolicy{&Policy{Name: Name{Namespace: ns, Name: n}, Scope: scope}}
+	}
 	s := NewSnapshot().With(put("a", "x", ScopeNamespace))
 	for _, tt := range []struct {
 		name   string
