@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/ready"
 )
 
@@ -19,8 +18,7 @@ type storeOnly struct {
 	store *mesh.Store
 }
 
-func (s storeOnly) Store() *mesh.Store                            { return s.store }
-func (s storeOnly) LocalPods() ([]kube.LocalPod, <-chan struct{}) { return nil, nil }
+func (s storeOnly) Store() *mesh.Store { return s.store }
 
 func TestNothingIsSaidBeforeTheClustersRangesAreKnown(t *testing.T) {
 	a := &Agent{
