@@ -93,6 +93,11 @@ func marshal(contents map[string]objects, now time.Time) []byte {
 			text(data)
 		}
 	}
+	return seal(b)
+}
+
+// seal appends the sum of b.
+func seal(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
 }

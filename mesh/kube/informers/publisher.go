@@ -88,8 +88,8 @@ func otherUID(err error) bool {
 	if apierrors.IsConflict(err) {
 		return true
 	}
-	status, ok := errors.AsType[apierrors.APIStatus](err)
-	if !ok || !apierrors.IsInvalid(err) || status.Status().Details == nil {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || !apierrors.IsInvalid(err) || status.Status().Details == nil {
 		return false
 	}
 	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
