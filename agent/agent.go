@@ -42,6 +42,12 @@ type Source interface {
 	Problems() []kube.Problem
 }
 
+// reporter is a Source that says how fresh what it gives is, on the debug page and as metrics.
+type reporter interface {
+	prometheus.Collector
+	Status() kube.SourceStatus
+}
+
 // Config of an agent. Node and RunDir are required.
 type Config struct {
 	Node       string
@@ -123,6 +129,9 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newCollector(a.countPods, a.broker.Stats))
+	if r, ok := source.(reporter); ok {
+		a.registry.MustRegister(r)
+	}
 	return a, nil
 }
 

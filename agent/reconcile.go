@@ -176,8 +176,13 @@ func (a *Agent) debugPods() []debug.Pod {
 }
 
 func (a *Agent) sources() debug.Sources {
+	var objects func() kube.SourceStatus
+	if r, ok := a.source.(reporter); ok {
+		objects = r.Status
+	}
 	return debug.Sources{
-		Node: a.cfg.Node, Version: a.cfg.Version, Level: a.cfg.Level,
+		Objects: objects,
+		Node:    a.cfg.Node, Version: a.cfg.Version, Level: a.cfg.Level,
 		Snapshot: a.source.Store().Snapshot,
 		Pods:     a.debugPods,
 		Problems: a.source.Problems,

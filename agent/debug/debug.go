@@ -41,8 +41,10 @@ type Sources struct {
 	Snapshot func() *mesh.Snapshot
 	Pods     func() []Pod
 	Problems func() []kube.Problem
-	BPF      func(context.Context) (broker.Stats, error)
-	Level    *slog.LevelVar
+	// Objects is nil where objects come from files.
+	Objects func() kube.SourceStatus
+	BPF     func(context.Context) (broker.Stats, error)
+	Level   *slog.LevelVar
 }
 
 type page struct {
@@ -56,6 +58,7 @@ func Handler(s Sources) http.Handler {
 		{"/config_dump", "the mesh as this agent knows it, in ambient's JSON", s.configDump},
 		{"/debug/pods", "this node's pods: captured, and if not, why", s.pods},
 		{"/debug/bpf", "the broker's figures: what is attached, what was repaired, each reason counted", s.bpf},
+		{"/debug/objects", "where the objects come from: synced or stale, and each kind's watch", s.objects},
 		{"/debug/problems", "objects that were refused: file, line, field", s.problems},
 		{"/logging", "POST ?level=debug|info|warn|error; GET shows it", s.logging},
 		{"/debug/pprof/", "Go profiles", pprof.Index},
@@ -110,6 +113,14 @@ func (s Sources) bpf(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, st)
+}
+
+func (s Sources) objects(w http.ResponseWriter, _ *http.Request) {
+	if s.Objects == nil {
+		writeJSON(w, kube.SourceStatus{Synced: true})
+		return
+	}
+	writeJSON(w, s.Objects())
 }
 
 func (s Sources) problems(w http.ResponseWriter, _ *http.Request) {

@@ -19,7 +19,6 @@ import (
 	"github.com/warren-mesh/warren/agent"
 	"github.com/warren-mesh/warren/cmd/internal/supervise"
 	"github.com/warren-mesh/warren/mesh/kube"
-	"github.com/warren-mesh/warren/mesh/manifests"
 )
 
 func main() { os.Exit(supervise.Main("warren-agent", run)) }
@@ -30,11 +29,12 @@ func run(args []string) error {
 	}
 	fs := flag.NewFlagSet("warren-agent", flag.ContinueOnError)
 	cfg := agent.Config{Level: new(slog.LevelVar), Version: version()}
-	objects := kube.Config{ImplicitNamespaces: true}
+	var objects kube.Config
 	var excluded string
 	var exceptions, clusterCIDRs string
 	fs.StringVar(&cfg.Node, "node", "", "name of the Node object this agent runs on")
-	dir := fs.String("manifests", "", "directory of Kubernetes YAML to read objects from")
+	dir := fs.String("manifests", "", "directory of Kubernetes YAML to read objects from, in place of the API server")
+	kubeconfig := fs.String("kubeconfig", "", "kubeconfig file of the API server; without it, and without --manifests, the pod's service account")
 	fs.StringVar(&cfg.RunDir, "run-dir", "/run/warren", "directory of the unix sockets shared with broker and ztunnel")
 	fs.StringVar(&cfg.StateDir, "state-dir", "/var/lib/warren", "directory of what outlasts the agent, and that the CNI plugin reads")
 	plugin := cniFlags(fs, &cfg)
@@ -61,14 +61,14 @@ func run(args []string) error {
 	objects.Node, objects.ExcludedNamespaces = cfg.Node, split(excluded)
 	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level}))
 
-	if *dir == "" {
-		return fmt.Errorf("--manifests is required: the directory the objects are read from")
-	}
 	if err := plugin(split(excluded)); err != nil {
 		return err
 	}
-	source := manifests.New(*dir, objects, cfg.Log)
-	a, err := agent.New(cfg, source, &manifests.Publisher{Dir: *dir, Node: cfg.Node})
+	source, publisher, err := origin(*dir, *kubeconfig, cfg, objects)
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(cfg, source, publisher)
 	if err != nil {
 		return err
 	}

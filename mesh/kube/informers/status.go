@@ -3,42 +3,20 @@
 package informers
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/warren-mesh/warren/mesh/kube"
 )
 
-// Status is how fresh what a Source gives is.
-type Status struct {
-	// Synced: the store holds something. Stale: that is the snapshot on disk, written at Written.
-	Synced  bool      `json:"synced"`
-	Stale   bool      `json:"stale"`
-	Written time.Time `json:"snapshotWritten,omitzero"`
-	Kinds   []KindStatus `json:"kinds"`
-}
-
-// KindStatus is how one kind's watch stands.
-type KindStatus struct {
-	Kind    string `json:"kind"`
-	Objects int    `json:"objects"`
-	// Synced: the whole list was read once.
-	Synced bool `json:"synced"`
-	// Absent: the server has no such kind.
-	Absent bool `json:"absent,omitempty"`
-	// Contact is when the server last said anything about it, Error why it does not now.
-	Contact time.Time `json:"contact,omitzero"`
-	Error   string    `json:"error,omitempty"`
-}
-
 // Status returns how things stand.
-func (s *Source) Status() Status {
+func (s *Source) Status() kube.SourceStatus {
 	s.mu.Lock()
-	st := Status{Synced: s.serving != servingNothing, Stale: s.serving == servingStale, Written: s.written}
+	st := kube.SourceStatus{Synced: s.serving != servingNothing, Stale: s.serving == servingStale, Written: s.written}
 	s.mu.Unlock()
 	s.board.mu.Lock()
 	defer s.board.mu.Unlock()
 	for _, c := range s.board.kinds {
-		k := KindStatus{Kind: c.kind.name, Objects: len(c.objects), Synced: c.synced, Absent: !c.absent.IsZero(), Contact: c.contact}
+		k := kube.KindStatus{Kind: c.kind.name, Objects: len(c.objects), Synced: c.synced, Absent: !c.absent.IsZero(), Contact: c.contact}
 		if c.err != nil {
 			k.Error = c.err.Error()
 		}
