@@ -55,12 +55,20 @@ type Note struct {
 // is allowed; a matching ALLOW allows; otherwise it is refused. Policies of the mesh, of the destination's
 // namespace and those the destination references apply.
 func Evaluate(snap *mesh.Snapshot, dst *mesh.Workload, c Connection) Decision {
+	return Explain(snap, dst, c, nil)
+}
+
+// Explain is Evaluate, and tells considered, unless nil, of each policy that applies, in order.
+func Explain(snap *mesh.Snapshot, dst *mesh.Workload, c Connection, considered func(Verdict)) Decision {
 	policies, unknown := applying(snap, dst)
 	f := findings{policies: policies, unknown: unknown, firstAllow: none, deny: nothing, allow: nothing}
 	p := newPeer(c)
 	for rank, pol := range policies {
 		f.noteAllow(rank)
 		rule := match(pol, &p)
+		if considered != nil {
+			considered(Verdict{Policy: pol, Rule: rule, Misses: misses(pol, rule, &p)})
+		}
 		if rule < 0 {
 			continue
 		}

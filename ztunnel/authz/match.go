@@ -52,18 +52,44 @@ func matchClause(cl *mesh.Clause, c *peer) bool {
 }
 
 // matchAll is the AND over attributes that are set; with none set it never matches.
-func matchAll(m *mesh.Match, c *peer) bool {
-	if m.IsZero() {
-		return false
-	}
+func matchAll(m *mesh.Match, c *peer) bool { return miss(m, c) == missNothing }
+
+// missed is the first attribute of a match that a connection does not have.
+type missed uint8
+
+const (
+	missNothing missed = iota
+	missEverything
+	missNamespace
+	missPrincipal
+	missAccount
+	missSource
+	missDestination
+	missPort
+)
+
+var missedNames = [...]string{"", "it names no attribute", "namespace", "principal", "service account", "source address", "destination address", "destination port"}
+
+func miss(m *mesh.Match, c *peer) missed {
 	id, dst := c.Identity, c.Destination
-	return words(m.Namespaces, m.NotNamespaces, id.Namespace) &&
-		words(m.Principals, m.NotPrincipals, c.principal) &&
-		(len(m.ServiceAccounts) == 0 || c.principal != "") &&
-		among(m.ServiceAccounts, m.NotServiceAccounts, mesh.Name{Namespace: id.Namespace, Name: id.ServiceAccount}) &&
-		within(m.SourceIPs, m.NotSourceIPs, c.Source) &&
-		within(m.DestinationIPs, m.NotDestinationIPs, dst.Addr()) &&
-		among(m.DestinationPorts, m.NotDestinationPorts, dst.Port())
+	switch {
+	case m.IsZero():
+		return missEverything
+	case !words(m.Namespaces, m.NotNamespaces, id.Namespace):
+		return missNamespace
+	case !words(m.Principals, m.NotPrincipals, c.principal):
+		return missPrincipal
+	case len(m.ServiceAccounts) > 0 && c.principal == "",
+		!among(m.ServiceAccounts, m.NotServiceAccounts, mesh.Name{Namespace: id.Namespace, Name: id.ServiceAccount}):
+		return missAccount
+	case !within(m.SourceIPs, m.NotSourceIPs, c.Source):
+		return missSource
+	case !within(m.DestinationIPs, m.NotDestinationIPs, dst.Addr()):
+		return missDestination
+	case !among(m.DestinationPorts, m.NotDestinationPorts, dst.Port()):
+		return missPort
+	}
+	return missNothing
 }
 
 // holds is one attribute: any of the positives if there are some, and none of the negatives.

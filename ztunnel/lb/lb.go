@@ -27,25 +27,58 @@ type Candidates struct {
 	Ready int
 }
 
+// Standing says why an endpoint may be chosen, or not.
+type Standing uint8
+
+const (
+	// Usable may be chosen.
+	Usable Standing = iota
+	// Pending may be chosen while none is usable.
+	Pending
+	// NotReady is not ready.
+	NotReady
+	// NoPort does not serve the port.
+	NoPort
+	// NoAddress has no address.
+	NoAddress
+)
+
+var standings = [...]string{"usable", "enrolled, not captured yet", "not ready", "does not serve this port", "has no address"}
+
+func (s Standing) String() string { return standings[s] }
+
+// Considered is told of an endpoint that was looked at.
+type Considered func(Endpoint, Standing)
+
 // Gather sorts the endpoints of svc for its port. An endpoint's address has the family of the virtual
-// address asked for where it has one, so that an IPv4 client stays on IPv4.
-func Gather(snap *mesh.Snapshot, svc *mesh.Service, port uint16, like netip.Addr) Candidates {
+// address asked for where it has one, so that an IPv4 client stays on IPv4. considered, unless nil, is told of each.
+func Gather(snap *mesh.Snapshot, svc *mesh.Service, port uint16, like netip.Addr, considered Considered) Candidates {
 	var c Candidates
 	for _, w := range snap.Endpoints(svc.NamespacedName()) {
-		if !w.Ready && !svc.PublishNotReady {
-			continue
-		}
-		c.Ready++
 		target, served := w.Services[svc.NamespacedName()][port]
-		addr := address(w, like)
-		if !served || target == 0 || !addr.IsValid() {
-			continue
+		e := Endpoint{Workload: w, Target: netip.AddrPortFrom(address(w, like), target)}
+		standing := Usable
+		switch {
+		case !w.Ready && !svc.PublishNotReady:
+			standing = NotReady
+		case !served || target == 0:
+			standing = NoPort
+		case !e.Target.Addr().IsValid():
+			standing = NoAddress
+		case w.Capture == mesh.Pending && !w.HostNetwork:
+			standing = Pending
 		}
-		e := Endpoint{Workload: w, Target: netip.AddrPortFrom(addr, target)}
-		if w.Capture == mesh.Pending && !w.HostNetwork {
-			c.Pending = append(c.Pending, e)
-		} else {
+		if standing != NotReady {
+			c.Ready++
+		}
+		switch standing {
+		case Usable:
 			c.Usable = append(c.Usable, e)
+		case Pending:
+			c.Pending = append(c.Pending, e)
+		}
+		if considered != nil {
+			considered(e, standing)
 		}
 	}
 	return c

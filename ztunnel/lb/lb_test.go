@@ -26,7 +26,7 @@ func TestGather(t *testing.T) {
 		w("not ready", false, mesh.Captured, ports, v4),
 		w("pending", true, mesh.Pending, ports, v4),
 	)
-	c := Gather(snap, svc, 80, v4)
+	c := Gather(snap, svc, 80, v4, nil)
 	got := map[string]string{}
 	for _, e := range c.Usable {
 		got[e.Workload.UID] = e.Target.String()
@@ -42,7 +42,7 @@ func TestGather(t *testing.T) {
 	}
 	open := *svc
 	open.PublishNotReady = true
-	if c := Gather(snap, &open, 80, v4); len(c.Usable) != 3 {
+	if c := Gather(snap, &open, 80, v4, nil); len(c.Usable) != 3 {
 		t.Errorf("publishing not ready: got %d usable, want 3", len(c.Usable))
 	}
 }

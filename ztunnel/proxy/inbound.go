@@ -12,7 +12,7 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
-	"github.com/warren-mesh/warren/ztunnel/authz"
+	"github.com/warren-mesh/warren/ztunnel/admit"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
@@ -149,30 +149,30 @@ func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 // from the stream yet.
 func (c *connection) admit(t *tunnel, authority string) (in route.Inbound, local *mesh.Workload, err error) {
 	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
-	var refusal error
+	var d admit.Decision
 	err = c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
 		local = c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(dst.Addr()) })
-		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
-		if in, refusal = route.CheckAuthority(snap, local, dst.Addr(), authority); refusal != nil {
-			return local != nil || last
+		if d = admit.Stream(snap, &c.proxy.policies, local, t.peer, src.Addr(), dst.Addr(), authority); last {
+			d = d.Expired()
 		}
-		c.learn(func(f *facts) { f.service, f.target = in.Service, in.Target })
-		v := c.ask(snap, local, authz.Connection{Identity: t.peer, Source: src.Addr(), Destination: in.Target})
-		if v.allowed {
-			return true
-		}
-		refusal = fail(v.reason, "%s from %s: %s", t.peer, src, v.reason.Text())
-		c.learn(func(f *facts) { f.policy = v.policy })
-		return v.reason != reason.PolicyUnknown || last
+		c.learn(func(f *facts) {
+			f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local
+			if d.Bad == nil {
+				f.service, f.target = d.Inbound.Service, d.Inbound.Target
+			}
+		})
+		c.judged(d)
+		return d.Action != route.Wait
 	})
-	if err == nil {
-		err = refusal
-	}
 	var bad *route.AuthorityError
-	if errors.As(err, &bad) {
-		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", t.peer, src, err)}, bad.Status}
+	switch {
+	case err != nil:
+	case errors.As(d.Bad, &bad):
+		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", t.peer, src, bad)}, bad.Status}
+	case d.Action != route.Tunnel:
+		err = fail(d.Reason, "%s from %s: %s", t.peer, src, d.Reason.Text())
 	}
-	return in, local, err
+	return d.Inbound, local, err
 }
 
 // refusedRequest is a refusal with an HTTP status of its own.

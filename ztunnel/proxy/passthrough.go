@@ -6,8 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/mesh/reason"
-	"github.com/warren-mesh/warren/ztunnel/authz"
+	"github.com/warren-mesh/warren/ztunnel/admit"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
 	"github.com/warren-mesh/warren/ztunnel/route"
@@ -40,28 +39,18 @@ func (c *connection) carryPlaintext(client *inpod.Conn) error {
 
 // admitPlaintext evaluates policy first, for STRICT refuses at once, then whether plaintext may come from there.
 func (c *connection) admitPlaintext(src, dst netip.AddrPort) error {
-	var d route.Decision
-	var v verdict
+	var d admit.Decision
 	err := c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
 		local := c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(dst.Addr()) })
-		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
-		v = verdict{allowed: true}
-		if local != nil {
-			if v = c.ask(snap, local, authz.Connection{Source: src.Addr(), Destination: dst}); !v.allowed {
-				return v.reason != reason.PolicyUnknown || last
-			}
-		}
-		if d = route.Plaintext(snap, local, c.pod.uid, src.Addr(), dst, c.proxy.cfg.Now()); d.Action == route.Wait && last {
+		if d = admit.Plaintext(snap, &c.proxy.policies, local, c.pod.uid, src.Addr(), dst, c.proxy.cfg.Now()); last {
 			d = d.Expired()
 		}
+		c.learn(func(f *facts) { f.source, f.destination = snap.WorkloadByAddr(src.Addr()), local })
+		c.judged(d)
 		return d.Action != route.Wait
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !v.allowed:
-		c.learn(func(f *facts) { f.reason, f.policy = v.reason, v.policy })
-		return fail(v.reason, "%s: %s", src, v.reason.Text())
 	}
 	c.learn(func(f *facts) { f.reason = d.Reason })
 	if d.Action != route.Passthrough {

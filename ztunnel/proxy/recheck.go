@@ -9,33 +9,43 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/admit"
 	"github.com/warren-mesh/warren/ztunnel/authz"
 )
 
-// verdict is what policy says of one connection.
+// verdict is what policy says of one established connection.
 type verdict struct {
 	allowed bool
 	reason  reason.Reason
 	policy  mesh.Name
-	// Policies that matched and are not enforced.
-	dryRun, audit []authz.Note
 }
 
 // evaluate asks authz.
 func (c *connection) evaluate(snap *mesh.Snapshot, local *mesh.Workload, conn authz.Connection) verdict {
 	d := c.proxy.policies.Evaluate(snap, local, conn)
-	v := verdict{allowed: d.Allowed, reason: d.Reason, policy: d.Policy, dryRun: d.DryRun, audit: d.Audit}
-	if !d.Need.IsZero() {
-		v.policy = d.Need
-	}
-	return v
+	return verdict{allowed: d.Allowed, reason: d.Reason, policy: decisive(d)}
 }
 
-// ask is evaluate for a connection that wants in; what it would have met but for dry run is told at its end.
-func (c *connection) ask(snap *mesh.Snapshot, local *mesh.Workload, conn authz.Connection) verdict {
-	v := c.evaluate(snap, local, conn)
-	c.learn(func(f *facts) { f.dryRun, f.audit = v.dryRun, v.audit })
-	return v
+// decisive is the policy that refused, or that is waited for.
+func decisive(d authz.Decision) mesh.Name {
+	if !d.Need.IsZero() {
+		return d.Need
+	}
+	return d.Policy
+}
+
+// judged learns what policy said of a connection that wants in; what it would have met but for dry run is told at
+// its end.
+func (c *connection) judged(d admit.Decision) {
+	if !d.Judged {
+		return
+	}
+	c.learn(func(f *facts) {
+		f.dryRun, f.audit, f.policy = d.Policy.DryRun, d.Policy.Audit, mesh.Name{}
+		if !d.Policy.Allowed {
+			f.policy = decisive(d.Policy)
+		}
+	})
 }
 
 // admitted asks admit, which says from where to where the connection is allowed, and lets policy end it from then

@@ -23,6 +23,15 @@ type Query struct {
 	Pick func(n int) int
 	// SameNode is this ztunnel's node; "" never calls a destination local.
 	SameNode string
+	// Trace and Considered, unless nil, are told what Decide looks at; nil on the data path.
+	Trace      func(Step)
+	Considered lb.Considered
+}
+
+func (q *Query) note(s Step) {
+	if q.Trace != nil {
+		q.Trace(s)
+	}
 }
 
 // Decide resolves both ends of an outbound connection from one snapshot and says how it travels.
@@ -31,23 +40,30 @@ func Decide(snap *mesh.Snapshot, q Query) Decision {
 	d := Decision{Target: dst}
 	switch {
 	case q.Source == nil:
+		q.note(StepSourceUnknown)
 		return wait(d, Need{Kind: NeedPod, UID: q.SourcePod}, reason.SourceUnknown)
 	case recursive(q.Source, dst):
+		q.note(StepMeshPort)
 		return refuse(d, reason.RecursiveCall)
 	}
 	if d.Service = snap.ServiceByAddr(dst.Addr()); d.Service != nil {
+		q.note(StepService)
 		return toService(snap, q, d)
 	}
 	if d.Workload = snap.WorkloadByAddr(dst.Addr()); d.Workload != nil {
+		q.note(StepWorkload)
 		return toWorkload(q, d)
 	}
 	cfg := snap.Config()
 	switch {
 	case cfg.Excepted(dst.Addr()):
+		q.note(StepExcepted)
 		return pass(d, reason.Excepted)
 	case cfg.InCluster(dst.Addr()):
+		q.note(StepInCluster)
 		return wait(d, Need{Kind: NeedAddress, Addr: dst.Addr()}, reason.DestinationUnknown)
 	}
+	q.note(StepOutsideCluster)
 	return pass(d, reason.PassthroughOutsideCluster)
 }
 
@@ -55,24 +71,30 @@ func Decide(snap *mesh.Snapshot, q Query) Decision {
 func toService(snap *mesh.Snapshot, q Query, d Decision) Decision {
 	vip := d.Target
 	if _, ok := d.Service.Port(vip.Port()); !ok {
+		q.note(StepNoPort)
 		return refuse(d, reason.NoSuchPort)
 	}
 	if !d.Service.Waypoint.IsZero() {
+		q.note(StepWaypoint)
 		return toWaypoint(snap, q, d)
 	}
-	c := lb.Gather(snap, d.Service, vip.Port(), vip.Addr())
+	c := lb.Gather(snap, d.Service, vip.Port(), vip.Addr(), q.Considered)
 	switch {
 	case len(c.Usable) > 0:
+		q.note(StepUsable)
 		e := lb.Choose(c.Usable, q.Pick)
 		d.Workload, d.Target = e.Workload, e.Target
 		return toWorkload(q, d)
 	case len(c.Pending) > 0:
+		q.note(StepPending)
 		e := lb.Choose(c.Pending, q.Pick)
 		d.Workload, d.Target = e.Workload, e.Target
 		return toWorkload(q, d)
 	case c.Ready > 0:
+		q.note(StepNotServed)
 		return refuse(d, reason.NoSuchPort)
 	}
+	q.note(StepNoneReady)
 	return refuse(d, reason.NoHealthyEndpoint)
 }
 
@@ -82,11 +104,22 @@ func toWaypoint(snap *mesh.Snapshot, q Query, d Decision) Decision {
 	vip := d.Target
 	var ready []lb.Endpoint
 	for _, w := range snap.Endpoints(d.Service.Waypoint) {
-		if w.Ready && len(w.Addresses) > 0 {
-			ready = append(ready, lb.Endpoint{Workload: w, Target: netip.AddrPortFrom(w.Addresses[0].Unmap(), vip.Port())})
+		e, standing := lb.Endpoint{Workload: w}, lb.Usable
+		switch {
+		case !w.Ready:
+			standing = lb.NotReady
+		case len(w.Addresses) == 0:
+			standing = lb.NoAddress
+		default:
+			e.Target = netip.AddrPortFrom(w.Addresses[0].Unmap(), vip.Port())
+			ready = append(ready, e)
+		}
+		if q.Considered != nil {
+			q.Considered(e, standing)
 		}
 	}
 	if len(ready) == 0 {
+		q.note(StepNoneReady)
 		return refuse(d, reason.NoHealthyEndpoint)
 	}
 	e := lb.Choose(ready, q.Pick)
@@ -101,18 +134,23 @@ func toWorkload(q Query, d Decision) Decision {
 	w := d.Workload
 	switch {
 	case w.HostNetwork || w.Capture == mesh.Outside:
+		q.note(StepOutsideMesh)
 		return pass(d, reason.PassthroughNotEnrolled)
 	case meshPort(d.Target.Port()):
+		q.note(StepMeshPort)
 		return refuse(d, reason.RecursiveCall)
 	case w.Capture == mesh.Captured:
+		q.note(StepCaptured)
 		var also []string
 		if d.Service != nil {
 			also = d.Service.SubjectAltNames
 		}
 		return tunnel(q, d, also)
 	case w.Capture == mesh.ReadyBeforeEnrolled:
+		q.note(StepBeforeEnrolled)
 		return pass(d, reason.PassthroughBeforeEnrolled)
 	}
+	q.note(StepNotCaptured)
 	return wait(d, Need{Kind: NeedCapture, UID: w.UID}, reason.DestinationNotCaptured)
 }
 
@@ -124,6 +162,7 @@ func tunnel(q Query, d Decision, also []string) Decision {
 	}
 	d.Expected = append(d.Expected, also...)
 	if len(d.Expected) == 0 {
+		q.note(StepNoIdentity)
 		return refuse(d, reason.IdentityMismatch)
 	}
 	d.Action, d.Reason = Tunnel, reason.Tunnel
