@@ -115,8 +115,8 @@ func New(cfg Config) (*ZTunnel, error) {
 		Store: z.store, Sockets: cfg.Broker, Identities: z.ids, Metrics: m, AccessLog: cfg.AccessLog, Log: cfg.Log,
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Drain: cfg.Drain,
 	})
-	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, Log: cfg.Log})
-	z.zds = zds.NewClient(zds.ClientConfig{Log: cfg.Log})
+	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, MaxBackoff: agentBackoff, Log: cfg.Log})
+	z.zds = zds.NewClient(zds.ClientConfig{MaxBackoff: agentBackoff, Log: cfg.Log})
 	return z, nil
 }
 
@@ -163,6 +163,10 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 func (z *ZTunnel) dial(name string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return z.cfg.Broker.Unix(ctx, name) }
 }
+
+// agentBackoff is the longest pause between attempts to reach the agent. It is on this node and serves one ztunnel:
+// there is no crowd to spread, and new pods wait for it.
+const agentBackoff = time.Second
 
 // pageConnections bounds the connections of one page, in each of which a stranger may keep still: the descriptors
 // are those of the data path.

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/warren-mesh/warren/mesh/latest"
 )
 
 // ErrNotConnected means that no broker listens now.
@@ -22,7 +24,7 @@ var ErrNotConnected = errors.New("no broker connected")
 type Client struct {
 	dir    string
 	log    *slog.Logger
-	states *stateQueue
+	states *latest.Queue[string, State]
 
 	mu         sync.Mutex
 	captures   map[string]Capture
@@ -41,7 +43,7 @@ type Client struct {
 // NewClient makes a client for the broker sockets below dir. Nothing happens before Run.
 func NewClient(dir string, log *slog.Logger) *Client {
 	return &Client{
-		dir: dir, log: log, states: newStateQueue(),
+		dir: dir, log: log, states: latest.New(func(s State) string { return s.UID }),
 		captures: map[string]Capture{}, netns: map[string]*os.File{},
 		dirty: map[string]bool{}, wake: make(chan struct{}, 1), asked: map[uint64]chan Stats{},
 	}
@@ -111,7 +113,7 @@ func (c *Client) SetExceptions(p []netip.Prefix) {
 
 // States delivers what became of captures. States of one pod not read yet are replaced by newer ones, so a
 // slow reader never holds up the broker.
-func (c *Client) States() <-chan State { return c.states.out }
+func (c *Client) States() <-chan State { return c.states.Out() }
 
 // Connected reports whether a broker is there.
 func (c *Client) Connected() bool {
@@ -164,7 +166,7 @@ func (c *Client) poke() {
 // Run keeps one connection to the newest broker until ctx ends, and returns nil then. It dials every 50 ms
 // while there is none: the sockets are local, and every capture waits for it.
 func (c *Client) Run(ctx context.Context) error {
-	go c.states.run(ctx)
+	go c.states.Run(ctx)
 	var last string
 	for ctx.Err() == nil {
 		err := c.connectOnce(ctx)

@@ -148,7 +148,7 @@ func (c *Client) readAnswers(conn *Conn) error {
 			if err := m.Into(&s); err != nil {
 				return err
 			}
-			c.states.put(s)
+			c.states.Put(s)
 		case TypeStats:
 			var s Stats
 			if err := m.Into(&s); err != nil {

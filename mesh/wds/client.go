@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/retry"
 )
 
 const (
@@ -106,24 +106,12 @@ func (c *Client) Run(ctx context.Context, dial Dialer, store *mesh.Store) error 
 		if heard {
 			failures = 0
 		}
-		wait := backoff(failures, c.cfg.MaxBackoff)
+		wait := retry.Delay(failures, minBackoff, c.cfg.MaxBackoff)
 		c.cfg.Log.Warn("connection to workload discovery lost", "err", err, "retry", wait)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := retry.Wait(ctx, wait); err != nil {
+			return err
 		}
 	}
-}
-
-// backoff doubles from minBackoff to most and takes off up to half, so that many clients of one server
-// don't come back at once.
-func backoff(failures int, most time.Duration) time.Duration {
-	d := most
-	if failures < 20 { // beyond that the shift alone is hours
-		d = min(d, minBackoff<<failures)
-	}
-	return d - rand.N(d/2+1)
 }
 
 // session runs one connection and reports whether the server said anything on it.

@@ -195,16 +195,6 @@ func TestPolicyThatCannotBeReadRefuses(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	for failures := range 100 {
-		got := backoff(failures, maxBackoff)
-		full := min(maxBackoff, minBackoff<<min(failures, 20))
-		if got > full || got < full/2 {
-			t.Errorf("after %d failures: %v, want %v less up to half", failures, got, full)
-		}
-	}
-}
-
 func TestConcurrentClients(t *testing.T) {
 	s := startServer(t)
 	s.store.Apply(manyWorkloads(300)...)

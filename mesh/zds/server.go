@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/warren-mesh/warren/mesh/latest"
 )
 
 const (
@@ -42,7 +44,7 @@ type ServerConfig struct {
 // new ztunnel run side by side the new one takes what is new. Safe for concurrent use.
 type Server struct {
 	cfg  ServerConfig
-	acks *ackQueue
+	acks *latest.Queue[string, Ack]
 
 	mu     sync.Mutex
 	pods   map[string]pod
@@ -62,7 +64,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, acks: newAckQueue(), pods: make(map[string]pod)}
+	return &Server{cfg: cfg, acks: latest.New(func(a Ack) string { return a.UID }), pods: make(map[string]pod)}
 }
 
 // Set adds a pod, or changes what is said of it; setting the same again is nothing.
@@ -96,7 +98,7 @@ func (s *Server) Synced() {
 }
 
 // Acks carries the answers, the latest only for each pod that waits to be received.
-func (s *Server) Acks() <-chan Ack { return s.acks.out }
+func (s *Server) Acks() <-chan Ack { return s.acks.Out() }
 
 // Connections returns how many ztunnels are connected.
 func (s *Server) Connections() int {
@@ -121,7 +123,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { s.acks.run(ctx) })
+	wg.Go(func() { s.acks.Run(ctx) })
 	context.AfterFunc(ctx, func() { l.Close() })
 	pace := newPace(acceptBurst, acceptEvery)
 	for {

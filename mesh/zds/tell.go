@@ -22,7 +22,7 @@ func (p *peer) tell(ctx context.Context, t task) error {
 	file, err := p.netns(&t)
 	if err != nil {
 		p.told[uid] = told{t.serial, time.Now().Add(retryInterval)}
-		p.server.acks.put(Ack{UID: uid, Err: err})
+		p.server.acks.Put(Ack{UID: uid, Err: err})
 		return nil
 	}
 	err = writePacket(p.conn, t.message(), file)
@@ -78,7 +78,7 @@ func (p *peer) answered(t task, text string) {
 			known.retry, ack.Err = time.Now().Add(retryInterval), fmt.Errorf("ztunnel: %s", text)
 		}
 		p.told[uid] = known
-		p.server.acks.put(ack)
+		p.server.acks.Put(ack)
 	}
 	if text != "" {
 		log.Warn("ztunnel answered with an error", "pod", uid, "err", text)
