@@ -26,7 +26,7 @@ const (
 	issuingTTL = 365 * 24 * time.Hour
 	// backdate lets a verifier's clock be behind ours.
 	backdate = time.Minute
-	// rotateCheck is how often Run looks whether the intermediate is due.
+	// rotateCheck is how often Run looks at the storage.
 	rotateCheck = time.Hour
 )
 
@@ -35,6 +35,11 @@ type Config struct {
 	// Dir holds root.pem, issuing.pem (key and certificate each, 0600) and bundle.pem (0644). It is made if
 	// it is missing; empty, it is filled with a new authority.
 	Dir string
+	// Storage holds the three files instead of Dir, when it is not nil.
+	Storage Storage
+	// Check is how often Run looks at the storage, for what others wrote and for a rotation that is due;
+	// 0 means an hour.
+	Check time.Duration
 	// TrustDomain of every identity issued; "" means mesh.DefaultTrustDomain.
 	TrustDomain string
 	// LeafTTL is the default and largest lifetime of a leaf; 0 means DefaultLeafTTL.
@@ -68,6 +73,12 @@ func Open(cfg Config) (*Authority, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Storage == nil {
+		cfg.Storage = dirStorage(cfg.Dir)
+	}
+	if cfg.Check == 0 {
+		cfg.Check = rotateCheck
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -82,61 +93,64 @@ func Open(cfg Config) (*Authority, error) {
 }
 
 func (a *Authority) open() error {
-	d, err := lockDir(a.cfg.Dir)
+	f, err := a.cfg.Storage.Open()
 	if err != nil {
 		return err
 	}
-	defer d.unlock()
+	defer f.Close()
 	now := a.cfg.Now()
-	fresh, err := d.empty()
+	fresh, err := empty(f)
 	if err != nil {
 		return err
 	}
 	if fresh {
-		if err := create(d, a.cfg.TrustDomain, now); err != nil {
+		if err := f.Writable(); err != nil {
 			return err
 		}
-		a.cfg.Log.Info("made a new certificate authority", "dir", a.cfg.Dir, "trust_domain", a.cfg.TrustDomain)
+		if err := create(f, a.cfg.TrustDomain, now); err != nil {
+			return err
+		}
+		a.cfg.Log.Info("made a new certificate authority", "root", f.Path(RootFile), "trust_domain", a.cfg.TrustDomain)
 	}
-	if err := a.load(d, now); err != nil {
+	if err := a.load(f, now); err != nil {
 		return err
 	}
-	return a.rotateLocked(d, now)
+	return a.rotateOpen(f, now)
 }
 
 // create writes a new root and its first intermediate. issuing.pem comes last: root.pem alone is an
 // authority too (its intermediate is made when it is loaded), so a crash in between leaves nothing damaged.
-func create(d *dir, trustDomain string, now time.Time) error {
+func create(f Files, trustDomain string, now time.Time) error {
 	root, err := newRoot(trustDomain, now)
 	if err != nil {
 		return err
 	}
-	if err := d.writePair(rootFile, root); err != nil {
+	if err := writePair(f, RootFile, root); err != nil {
 		return err
 	}
-	return d.write(bundleFile, certPEM(root.cert), 0o644)
+	return f.Write(BundleFile, certPEM(root.cert))
 }
 
-// load reads and checks all files of d.
-func (a *Authority) load(d *dir, now time.Time) error {
-	root, err := d.readPair(rootFile, "restore it from a backup, or empty the directory to begin a new authority, from which every node and workload must then get new certificates")
+// load reads and checks all files.
+func (a *Authority) load(f Files, now time.Time) error {
+	root, err := readPair(f, RootFile, "restore it from a backup, or empty the directory to begin a new authority, from which every node and workload must then get new certificates")
 	if err != nil {
 		return err
 	}
 	if err := checkRoot(root, now); err != nil {
-		return fmt.Errorf("%s: %w", d.path(rootFile), err)
+		return fmt.Errorf("%s: %w", f.Path(RootFile), err)
 	}
-	bundle, err := d.readBundle(root)
+	bundle, err := readBundle(f, root)
 	if err != nil {
 		return err
 	}
-	issuing, err := d.readPair(issuingFile, "remove it to have a new one made")
+	issuing, err := readPair(f, IssuingFile, "remove it to have a new one made")
 	if err != nil && !errors.Is(err, errMissing) {
 		return err
 	}
 	if issuing != nil {
 		if err := issuing.cert.CheckSignatureFrom(root.cert); err != nil {
-			return fmt.Errorf("%s: not signed by %s: %w (remove it to have a new one made)", d.path(issuingFile), rootFile, err)
+			return fmt.Errorf("%s: not signed by %s: %w (remove it to have a new one made)", f.Path(IssuingFile), RootFile, err)
 		}
 	}
 	a.mu.Lock()

@@ -153,7 +153,7 @@ func TestReopenedAuthorityIsTheSame(t *testing.T) {
 	if err != nil || after.Chain[1] != before.Chain[1] {
 		t.Errorf("another intermediate (%v)", err)
 	}
-	for file, mode := range map[string]os.FileMode{rootFile: 0o600, issuingFile: 0o600, bundleFile: 0o644} {
+	for file, mode := range map[string]os.FileMode{RootFile: 0o600, IssuingFile: 0o600, BundleFile: 0o644} {
 		st, err := os.Stat(filepath.Join(a.dir, file))
 		if err != nil || st.Mode().Perm() != mode {
 			t.Errorf("%s: %v %v, want %v", file, st.Mode(), err, mode)
@@ -224,16 +224,16 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 		damage func(t *testing.T, dir string)
 		want   []string
 	}{
-		{"root is gone", func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, rootFile)) }, []string{rootFile, "missing", "backup"}},
-		{"root is empty", edit(rootFile, ""), []string{rootFile, "no key", "backup"}},
-		{"root is cut short", edit(rootFile, "-----BEGIN PRIVATE KEY-----\nMIG"), []string{rootFile, "no key"}},
-		{"root is another's", replaced(rootFile), []string{bundleFile, "does not hold the root"}},
-		{"intermediate is another's", replaced(issuingFile), []string{issuingFile, "not signed by", "remove it"}},
-		{"intermediate is garbage", edit(issuingFile, "x"), []string{issuingFile, "remove it"}},
-		{"bundle is another's", replaced(bundleFile), []string{bundleFile, "remove the file"}},
-		{"bundle is empty", edit(bundleFile, ""), []string{bundleFile, "remove the file"}},
-		{"key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, rootFile), 0o640) }, []string{rootFile, "0640", "chmod 0600"}},
-		{"intermediate's key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, issuingFile), 0o604) }, []string{issuingFile, "chmod 0600"}},
+		{"root is gone", func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, RootFile)) }, []string{RootFile, "missing", "backup"}},
+		{"root is empty", edit(RootFile, ""), []string{RootFile, "no key", "backup"}},
+		{"root is cut short", edit(RootFile, "-----BEGIN PRIVATE KEY-----\nMIG"), []string{RootFile, "no key"}},
+		{"root is another's", replaced(RootFile), []string{BundleFile, "does not hold the root"}},
+		{"intermediate is another's", replaced(IssuingFile), []string{IssuingFile, "not signed by", "remove it"}},
+		{"intermediate is garbage", edit(IssuingFile, "x"), []string{IssuingFile, "remove it"}},
+		{"bundle is another's", replaced(BundleFile), []string{BundleFile, "remove the file"}},
+		{"bundle is empty", edit(BundleFile, ""), []string{BundleFile, "remove the file"}},
+		{"key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, RootFile), 0o640) }, []string{RootFile, "0640", "chmod 0600"}},
+		{"intermediate's key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, IssuingFile), 0o604) }, []string{IssuingFile, "chmod 0600"}},
 		{"directory is writable by others", func(t *testing.T, dir string) { _ = os.Chmod(dir, 0o777) }, []string{"others may write", "chmod 0700"}},
 	}
 	for _, tt := range tests {
@@ -263,7 +263,7 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 func TestLostFilesThatCanBeMadeAgainAre(t *testing.T) {
 	a := open(t)
 	bundle := string(a.Bundle())
-	for _, f := range []string{issuingFile, bundleFile} {
+	for _, f := range []string{IssuingFile, BundleFile} {
 		if err := os.Remove(filepath.Join(a.dir, f)); err != nil {
 			t.Fatal(err)
 		}

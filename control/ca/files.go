@@ -10,61 +10,42 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
-// Files of the authority's directory. Key and certificate share a file so that one rename replaces both.
+// Names of the authority's files. Key and certificate share a file so that one write replaces both.
 const (
-	rootFile    = "root.pem"
-	issuingFile = "issuing.pem"
-	bundleFile  = "bundle.pem"
-	lockFile    = "lock"
+	RootFile    = "root.pem"
+	IssuingFile = "issuing.pem"
+	BundleFile  = "bundle.pem"
 )
 
 var errMissing = errors.New("file is missing")
 
-// dir is the authority's directory while this process holds its lock.
-type dir struct {
-	name string
-	lock *os.File
+// Storage is where an authority's files lie. Safe for concurrent use, by several processes too.
+type Storage interface {
+	// Open returns the files. What others write until Close is kept out, or makes our writes fail.
+	Open() (Files, error)
 }
 
-// lockDir makes the directory if needed, checks who else may write to it, and waits for its lock.
-func lockDir(name string) (*dir, error) {
-	if name == "" {
-		return nil, errors.New("no directory given (set --ca-dir)")
-	}
-	if err := os.MkdirAll(name, 0o700); err != nil {
-		return nil, err
-	}
-	st, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s: others may write to it, mode %04o (chmod 0700 %s)", name, st.Mode().Perm(), name)
-	}
-	f, err := os.OpenFile(filepath.Join(name, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
-	}
-	return &dir{name: name, lock: f}, nil
+// Files are the authority's three: RootFile, IssuingFile, BundleFile.
+type Files interface {
+	// Read returns a copy of a file's content; fs.ErrNotExist when it is missing.
+	Read(name string) ([]byte, error)
+	// Write replaces a file, whole or not at all. Files with keys are shown to nobody else.
+	Write(name string, data []byte) error
+	// Writable is nil, or why this process must not write now.
+	Writable() error
+	// Path names a file in messages.
+	Path(name string) string
+	Close()
 }
-
-func (d *dir) unlock() { _ = d.lock.Close() }
-
-func (d *dir) path(file string) string { return filepath.Join(d.name, file) }
 
 // empty reports whether none of the authority's files is there.
-func (d *dir) empty() (bool, error) {
-	for _, f := range []string{rootFile, issuingFile, bundleFile} {
-		switch _, err := os.Lstat(d.path(f)); {
+func empty(f Files) (bool, error) {
+	for _, name := range []string{RootFile, IssuingFile, BundleFile} {
+		data, err := f.Read(name)
+		clear(data)
+		switch {
 		case err == nil:
 			return false, nil
 		case !errors.Is(err, fs.ErrNotExist):
@@ -74,37 +55,7 @@ func (d *dir) empty() (bool, error) {
 	return true, nil
 }
 
-// write puts a file in place by rename, synced before and after, so that a crash leaves the old or the new.
-func (d *dir) write(file string, data []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(d.name, "."+file+"-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), d.path(file)); err != nil {
-		return err
-	}
-	return syncDir(d.name)
-}
-
-func syncDir(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func (d *dir) writePair(file string, p *keyPair) error {
+func writePair(f Files, name string, p *keyPair) error {
 	der, err := x509.MarshalPKCS8PrivateKey(p.key)
 	if err != nil {
 		return err
@@ -112,30 +63,22 @@ func (d *dir) writePair(file string, p *keyPair) error {
 	defer clear(der)
 	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	defer clear(data)
-	return d.write(file, append(data, certPEM(p.cert)...), 0o600)
+	return f.Write(name, append(data, certPEM(p.cert)...))
 }
 
 // readPair reads a key and its certificate. A missing file is errMissing; remedy ends what errors say.
-func (d *dir) readPair(file, remedy string) (*keyPair, error) {
-	name := d.path(file)
-	st, err := os.Stat(name)
+func readPair(f Files, name, remedy string) (*keyPair, error) {
+	data, err := f.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w (%s)", name, errMissing, remedy)
+		return nil, fmt.Errorf("%s: %w (%s)", f.Path(name), errMissing, remedy)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if p := st.Mode().Perm(); p&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others may read the key, mode %04o (chmod 0600 %s; if it was exposed, begin a new authority)", name, p, name)
-	}
-	data, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(data)
 	p, err := parsePair(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (%s)", name, err, remedy)
+		return nil, fmt.Errorf("%s: %w (%s)", f.Path(name), err, remedy)
 	}
 	return p, nil
 }
@@ -176,12 +119,15 @@ func parsePair(data []byte) (*keyPair, error) {
 
 // readBundle reads the roots handed to verifiers. It may hold more than our root (a root being replaced),
 // but ours must be there; a missing file is made from the root.
-func (d *dir) readBundle(root *keyPair) ([]byte, error) {
-	name := d.path(bundleFile)
-	data, err := os.ReadFile(name)
+func readBundle(f Files, root *keyPair) ([]byte, error) {
+	name := f.Path(BundleFile)
+	data, err := f.Read(BundleFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		data = certPEM(root.cert)
-		return data, d.write(bundleFile, data, 0o644)
+		if f.Writable() != nil {
+			return data, nil
+		}
+		return data, f.Write(BundleFile, data)
 	}
 	if err != nil {
 		return nil, err
@@ -191,13 +137,13 @@ func (d *dir) readBundle(root *keyPair) ([]byte, error) {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil || block.Type != "CERTIFICATE" || !c.IsCA {
-			return nil, fmt.Errorf("%s: block %q is no CA certificate (remove the file to have it made from %s)", name, block.Type, rootFile)
+			return nil, fmt.Errorf("%s: block %q is no CA certificate (remove the file to have it made from %s)", name, block.Type, RootFile)
 		}
 		found = found || bytes.Equal(c.Raw, root.cert.Raw)
 		out = append(out, certPEM(c)...)
 	}
 	if !found {
-		return nil, fmt.Errorf("%s: does not hold the root of %s (remove the file to have it made anew)", name, rootFile)
+		return nil, fmt.Errorf("%s: does not hold the root of %s (remove the file to have it made anew)", name, RootFile)
 	}
 	return out, nil
 }

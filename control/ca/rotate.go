@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Run rotates the intermediate in time until ctx ends. A rotation that fails is logged and tried again.
+// Run keeps the authority equal to its storage, and rotates the intermediate in time, until ctx ends. What fails
+// is logged and tried again; meanwhile the authority signs with what it has.
 func (a *Authority) Run(ctx context.Context) error {
-	t := time.NewTicker(rotateCheck)
+	t := time.NewTicker(a.cfg.Check)
 	defer t.Stop()
 	for {
 		select {
@@ -18,28 +19,25 @@ func (a *Authority) Run(ctx context.Context) error {
 			return nil
 		case <-t.C:
 			if err := a.Rotate(); err != nil {
-				a.cfg.Log.Error("rotate the issuing certificate", "err", err)
+				a.cfg.Log.Error("look after the authority's certificates", "err", err)
 			}
 		}
 	}
 }
 
-// Rotate makes a new intermediate when less than half of the present one's lifetime is left; certificates it
-// signed stay valid. Another process of the same directory may have done so: then its work is taken up.
+// Rotate takes up what other processes wrote, and makes a new intermediate when less than half of the present
+// one's lifetime is left; certificates the former signed stay valid.
 func (a *Authority) Rotate() error {
 	now := a.cfg.Now()
-	if !a.rotationDue(now) {
-		return nil
-	}
-	d, err := lockDir(a.cfg.Dir)
+	f, err := a.cfg.Storage.Open()
 	if err != nil {
 		return fmt.Errorf("rotate CA: %w", err)
 	}
-	defer d.unlock()
-	if err := a.load(d, now); err != nil {
+	defer f.Close()
+	if err := a.load(f, now); err != nil {
 		return fmt.Errorf("rotate CA: %w", err)
 	}
-	return a.rotateLocked(d, now)
+	return a.rotateOpen(f, now)
 }
 
 func (a *Authority) rotationDue(now time.Time) bool {
@@ -52,10 +50,19 @@ func (a *Authority) rotationDue(now time.Time) bool {
 	return now.After(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
 }
 
-// rotateLocked makes the next intermediate if it is due; d's lock keeps other processes out.
-func (a *Authority) rotateLocked(d *dir, now time.Time) error {
+// rotateOpen makes the next intermediate if it is due. A process that must not write leaves that to the one that
+// does, as long as there is an intermediate to sign with.
+func (a *Authority) rotateOpen(f Files, now time.Time) error {
 	if !a.rotationDue(now) {
 		return nil
+	}
+	if err := f.Writable(); err != nil {
+		a.mu.RLock()
+		defer a.mu.RUnlock()
+		if a.issuing != nil && now.Before(a.issuing.cert.NotAfter) {
+			return nil
+		}
+		return err
 	}
 	a.mu.RLock()
 	root := a.root
@@ -64,7 +71,7 @@ func (a *Authority) rotateLocked(d *dir, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := d.writePair(issuingFile, next); err != nil {
+	if err := writePair(f, IssuingFile, next); err != nil {
 		return err
 	}
 	a.mu.Lock()
