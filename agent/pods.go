@@ -51,7 +51,7 @@ func (t *tracked) status() string {
 	switch {
 	case !t.exists:
 		return ""
-	case !t.pod.Enrolled && !t.drainUntil.IsZero():
+	case !t.wanted() && !t.drainUntil.IsZero():
 		return releasing
 	case !t.pod.Enrolled:
 		return unenrolledWord(t.pod.Reason)
