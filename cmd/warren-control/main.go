@@ -47,7 +47,7 @@ func run(args []string) (err error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	authority.Log = log
 	objects := manifests.New(*dir, kube.Config{
-		TrustDomain: authority.TrustDomain, ExcludedNamespaces: strings.Split(*excluded, ","), ImplicitNamespaces: true,
+		TrustDomain: authority.TrustDomain, ExcludedNamespaces: strings.Split(*excluded, ","), ImplicitNamespaces: true, IgnoreCaptured: true,
 	}, log)
 	// Of all who read the directory one tells its authors what was refused.
 	objects.PublishConditions(&manifests.Publisher{Dir: *dir})

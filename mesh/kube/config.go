@@ -31,6 +31,9 @@ type Config struct {
 	// ImplicitNamespaces: a pod's namespace need not exist as an object (a directory of YAML). Otherwise a
 	// pod without one is held as Pending, because nobody can say yet whether it is enrolled.
 	ImplicitNamespaces bool
+	// IgnoreCaptured leaves out what nodes report of their pods, so that the objects alone say who is in the
+	// mesh: what a node may have must not follow from its own word (control).
+	IgnoreCaptured bool
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }

@@ -110,6 +110,9 @@ func podAddresses(path *field.Path, s *corev1.PodStatus) (out []netip.Addr, errs
 
 func (t *Translator) putPod(k Key, o *corev1.Pod) (errs, partial field.ErrorList) {
 	p, errs := podFrom(o)
+	if p != nil && t.cfg.IgnoreCaptured {
+		p.published = ""
+	}
 	old := t.pods[k.meshName()]
 	if old != nil && o.UID != "" && old.uid != string(o.UID) {
 		t.deletePod(k) // re-created: the last good one was another pod

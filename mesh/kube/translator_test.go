@@ -406,3 +406,24 @@ func TestUnreadKind(t *testing.T) {
 		t.Errorf("got %v", r.Problems)
 	}
 }
+
+// A node that calls a pod captured must not thereby get that pod's certificate: control reads the objects alone.
+func TestIgnoreCaptured(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		ns   runtime.Object
+		want mesh.Capture
+	}{
+		{"a pod outside stays outside", namespace("shop"), mesh.Outside},
+		{"an enrolled pod is in the mesh all the same", namespace("shop", KeyMesh, "enabled"), mesh.Pending},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &world{t: t, store: mesh.NewStore(), tr: NewTranslator(Config{IgnoreCaptured: true})}
+			w.must(w.tr.Apply(events([]runtime.Object{tt.ns, webPod(published("true"))})))
+			w.must(w.tr.Synced())
+			if got := w.web().Capture; got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
