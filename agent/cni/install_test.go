@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/tests/testutil"
+)
+
+const flannel = "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [\n    {\"type\": \"flannel\"},\n    {\"type\": \"portmap\"}\n  ]\n}\n"
+
+// rig is a node's directories and an installer for them.
+type rig struct {
+	t *testing.T
+	Installer
+}
+
+func newRig(t *testing.T) *rig {
+	dir := t.TempDir()
+	r := &rig{t: t, Installer: Installer{
+		BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "net.d"), Plugin: filepath.Join(dir, "warren-cni"),
+		Entry: Entry{Deadline: time.Second}, Log: slog.New(slog.DiscardHandler),
+	}}
+	for _, d := range []string{r.BinDir, r.ConfDir} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.write(r.Plugin, "binary 1")
+	return r
+}
+
+func (r *rig) write(path, content string) {
+	r.t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) conf(name string) string { return filepath.Join(r.ConfDir, name) }
+
+func (r *rig) read(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// chain names the plugins of a list.
+func (r *rig) chain(name string) string {
+	b, err := os.ReadFile(r.conf(name))
+	if err != nil {
+		return ""
+	}
+	var l struct {
+		Plugins []struct{ Type string }
+	}
+	_ = json.Unmarshal(b, &l)
+	var types []string
+	for _, p := range l.Plugins {
+		types = append(types, p.Type)
+	}
+	return strings.Join(types, " ")
+}
+
+func (r *rig) files() string {
+	var names []string
+	for _, d := range []string{r.BinDir, r.ConfDir} {
+		es, err := os.ReadDir(d)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, e := range es {
+			names = append(names, e.Name())
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func (r *rig) install() {
+	r.t.Helper()
+	if err := r.Install(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) remove() {
+	r.t.Helper()
+	if err := Remove(r.BinDir, r.ConfDir, r.Log); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestInstallAndRemoveLeaveWhatWas(t *testing.T) {
+	r := newRig(t)
+	other := `{"name":"other","plugins":[{"type":"bridge"}]}`
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	r.write(r.conf("20-other.conflist"), other)
+	r.write(r.conf("99-loopback.conf"), `{"type":"loopback"}`)
+	r.write(r.conf("README"), "no configuration")
+	if err := os.Chmod(r.conf("10-flannel.conflist"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	before := r.files()
+	for range 2 {
+		r.install()
+		if c := r.chain("10-flannel.conflist"); c != "flannel portmap warren-cni" {
+			t.Errorf("chain: %s", c)
+		}
+	}
+	if got := r.read(r.conf("20-other.conflist")); got != other {
+		t.Errorf("not the runtime's, and changed: %s", got)
+	}
+	st, err := os.Stat(filepath.Join(r.BinDir, "warren-cni"))
+	if err != nil || st.Mode().Perm() != 0o755 || r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" {
+		t.Errorf("binary: %v %v", st, err)
+	}
+	if st, _ := os.Stat(r.conf("10-flannel.conflist")); st.Mode().Perm() != 0o640 {
+		t.Errorf("the list's mode became %v", st.Mode())
+	}
+	for range 2 {
+		r.remove()
+		if got := r.read(r.conf("10-flannel.conflist")); got != flannel {
+			t.Errorf("after removal:\n%s", got)
+		}
+	}
+	if got := r.files(); got != before {
+		t.Errorf("files: %s, before %s", got, before)
+	}
+}
+
+func TestInstallUpdatesBinaryAndEntry(t *testing.T) {
+	r := newRig(t)
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	r.install()
+	r.write(r.Plugin, "binary 2")
+	r.Entry.Deadline = 2 * time.Second
+	if err := r.ensure(false); err != nil { // an agent beside another: it repairs, and does not replace
+		t.Fatal(err)
+	}
+	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" || strings.Contains(r.read(r.conf("10-flannel.conflist")), "2s") {
+		t.Error("replaced")
+	}
+	r.install()
+	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 2" || !strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`) {
+		t.Error("not replaced")
+	}
+}
+
+func TestInstallMovesToAnotherPrimary(t *testing.T) {
+	r := newRig(t)
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	r.install()
+	r.write(r.conf("05-calico.conflist"), `{"name":"calico","plugins":[{"type":"calico"}]}`)
+	r.install()
+	if c := r.chain("05-calico.conflist"); c != "calico warren-cni" {
+		t.Errorf("new primary: %s", c)
+	}
+	if got := r.read(r.conf("10-flannel.conflist")); got != flannel {
+		t.Errorf("former primary: %s", got)
+	}
+}
+
+func TestInstallWrapsASingleConfiguration(t *testing.T) {
+	r := newRig(t)
+	single := `{"cniVersion":"0.4.0","name":"bridge","type":"bridge","ipam":{"type":"host-local"}}`
+	r.write(r.conf("10-bridge.conf"), single)
+	before := r.files()
+	r.install()
+	r.install()
+	if c := r.chain(ownList); c != "bridge warren-cni" {
+		t.Errorf("chain: %s\n%s", c, r.read(r.conf(ownList)))
+	}
+	var l struct{ CNIVersion, Name string }
+	if err := json.Unmarshal([]byte(r.read(r.conf(ownList))), &l); err != nil || l.CNIVersion != "0.4.0" || l.Name != "bridge" {
+		t.Errorf("%+v %v", l, err)
+	}
+	if es, _ := os.ReadDir(r.ConfDir); es[0].Name() != ownList {
+		t.Error("the runtime would take the other one")
+	}
+	r.remove()
+	if got := r.files(); got != before || r.read(r.conf("10-bridge.conf")) != single {
+		t.Errorf("files: %s, before %s", got, before)
+	}
+	// Where nothing can come before it, it is said.
+	r.write(r.conf("00-a.conf"), single)
+	if err := r.Install(); err == nil || !strings.Contains(err.Error(), "rename it") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestInstallFollowsLinks(t *testing.T) {
+	r := newRig(t)
+	target := filepath.Join(filepath.Dir(r.ConfDir), "real")
+	r.write(target, flannel)
+	if err := os.Symlink(target, r.conf("10-flannel.conflist")); err != nil {
+		t.Fatal(err)
+	}
+	r.install()
+	if l, err := os.Readlink(r.conf("10-flannel.conflist")); err != nil || l != target {
+		t.Errorf("no link any more: %v", err)
+	}
+	if !strings.Contains(r.read(target), "warren-cni") {
+		t.Error("not chained")
+	}
+	r.remove()
+	if r.read(target) != flannel {
+		t.Error("not as it was")
+	}
+}
+
+func TestInstallLeavesHalfAFileAlone(t *testing.T) {
+	r := newRig(t)
+	half := flannel[:40]
+	r.write(r.conf("10-flannel.conflist"), half)
+	r.write(r.conf("20-other.conflist"), flannel)
+	if err := r.Install(); err == nil {
+		t.Error("no error")
+	}
+	if r.read(r.conf("10-flannel.conflist")) != half || r.read(r.conf("20-other.conflist")) != flannel {
+		t.Error("changed")
+	}
+}
+
+// TestExchangeLosesNothing: the owner writes between the reading and the replacing.
+func TestExchangeLosesNothing(t *testing.T) {
+	r := newRig(t)
+	path := r.conf("10-flannel.conflist")
+	r.write(path, flannel)
+	times := 0
+	err := edit(path, func(b []byte) ([]byte, error) {
+		if times++; times == 1 {
+			r.write(path, strings.Replace(flannel, "cbr0", "cbr1", 1))
+		}
+		return insert(b, testEntry, true)
+	}, r.Log)
+	if err != nil || times != 2 || r.chain("10-flannel.conflist") != "flannel portmap warren-cni" || !strings.Contains(r.read(path), "cbr1") {
+		t.Errorf("%v after %d tries:\n%s", err, times, r.read(path))
+	}
+	if got := r.files(); got != "10-flannel.conflist" {
+		t.Errorf("left behind: %s", got)
+	}
+}
+
+// TestRunKeepsItInstalled: the owner rewrites its list, the configuration comes late, the binary is deleted.
+func TestRunKeepsItInstalled(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	chained := func() bool { return r.chain("10-flannel.conflist") == "flannel portmap warren-cni" }
+	installed := func() bool { _, err := os.Stat(filepath.Join(r.BinDir, "warren-cni")); return err == nil }
+	testutil.Eventually(t, 4*time.Second, "the binary is installed before there is a network", installed)
+	started := time.Now()
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	testutil.Eventually(t, 4*time.Second, "chained when the network comes", chained)
+	for _, rewrite := range []func(){
+		func() { r.write(r.conf("10-flannel.conflist"), flannel) },
+		func() {
+			r.write(r.conf(".tmp"), flannel)
+			if err := os.Rename(r.conf(".tmp"), r.conf("10-flannel.conflist")); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		rewrite()
+		testutil.Eventually(t, 4*time.Second, "chained again", chained)
+	}
+	if err := os.Remove(filepath.Join(r.BinDir, "warren-cni")); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, 4*time.Second, "the binary is installed again", installed)
+	t.Logf("three changes repaired in %v", time.Since(started).Round(time.Millisecond))
+	cancel()
+	wg.Wait()
+	if !chained() || !installed() {
+		t.Error("an agent that ended took the plugin away")
+	}
+	if slices.Contains(strings.Fields(r.files()), ownList) {
+		t.Error("a list of our own beside a list")
+	}
+}
