@@ -59,8 +59,12 @@ func (r *reader) onReset(h frameHeader, b []byte) error {
 	if s == nil {
 		return r.flood.draw("RST_STREAM on closed streams")
 	}
-	answered := s.answered.Load()
-	c.abort(s, &ResetError{Code: Code(binary.BigEndian.Uint32(b))})
+	answered, code := s.answered.Load(), Code(binary.BigEndian.Uint32(b))
+	if c.client && code == CodeNo && s.remoteEnded() {
+		c.hadEnough(s)
+		return nil
+	}
+	c.abort(s, &ResetError{Code: code})
 	if !answered && !c.client {
 		return r.flood.draw("RST_STREAM before an answer")
 	}

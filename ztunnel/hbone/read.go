@@ -20,6 +20,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return 0, in.end()
 	}
 	n := in.queue.take(p)
+	in.taken()
 	credit := in.credit(n, s)
 	in.mu.Unlock()
 	if credit > 0 {
@@ -74,6 +75,7 @@ func (s *Stream) drain(w io.Writer) (int, error) {
 	in.mu.Lock()
 	in.draining = false
 	in.sinkErr = err // before anybody else may write
+	in.taken()
 	piece.release()
 	credit := in.credit(n, s)
 	if credit > 0 {

@@ -156,6 +156,22 @@ func (in *receiver) abort(err error, all bool) {
 	}
 }
 
+// awaitTaken waits until nothing that arrived is left to take, or nobody will take it.
+func (in *receiver) awaitTaken() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for (in.queue.size > 0 || in.draining) && in.err == nil && in.sinkErr == nil {
+		in.wake.Wait()
+	}
+}
+
+// taken tells awaitTaken; mu is held.
+func (in *receiver) taken() {
+	if in.ended {
+		in.wake.Broadcast()
+	}
+}
+
 // end is why reading is over; mu is held, the queue is empty.
 func (in *receiver) end() error {
 	switch {

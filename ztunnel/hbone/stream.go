@@ -27,6 +27,7 @@ type Stream struct {
 	wake       sync.Cond
 	localEnd   bool // END_STREAM sent
 	peerEnd    bool // END_STREAM received
+	enough     bool // and the server wants no more of this side: see hadEnough
 	closed     bool // out of conn.streams
 	writeErr   error
 	source     deadliner     // what ReadFrom reads, to be interrupted
@@ -81,6 +82,9 @@ func (s *Stream) CloseWrite() error {
 	c.mu.Lock()
 	if s.localEnd || s.writeErr != nil {
 		err := s.writeErr
+		if s.enough && !s.broken {
+			err = nil // nothing was withheld
+		}
 		c.mu.Unlock()
 		return err
 	}
@@ -145,6 +149,19 @@ func (c *conn) abort(s *Stream, why error) {
 	source, gone := c.detach(s, why)
 	c.mu.Unlock()
 	c.interrupt(s, why, source, false)
+	if gone {
+		c.ended()
+	}
+}
+
+// hadEnough takes RST_STREAM with NO_ERROR behind a server's END_STREAM (RFC 9113 section 8.1): its answer is whole, and
+// nothing more is heard. What it sent is still read to its end. A writer fails with its next byte, as one does whose
+// TCP peer has closed; one that has nothing more to say ends in order.
+func (c *conn) hadEnough(s *Stream) {
+	c.mu.Lock()
+	s.enough = true
+	_, gone := c.detach(s, &ResetError{Code: CodeNo})
+	c.mu.Unlock()
 	if gone {
 		c.ended()
 	}

@@ -31,18 +31,31 @@ func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 	if cause := s.detach(); cause != nil && err != nil {
 		err = cause // the deadline was our way to interrupt
 	}
-	s.broken = err != nil
+	if s.broken = err != nil; s.broken {
+		s.letRead()
+	}
 	return total, err
 }
 
 func (s *Stream) attach(source deadliner) error {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
-	if err := s.writable(); err != nil {
+	if err := s.writable(); err != nil && !s.enough {
 		return err
 	}
 	s.source = source
 	return nil
+}
+
+// letRead waits, when the server had enough, until what it said before is taken: who is told of the error may reset
+// the stream, and that must not cost the answer.
+func (s *Stream) letRead() {
+	s.conn.mu.Lock()
+	enough := s.enough
+	s.conn.mu.Unlock()
+	if enough {
+		s.in.awaitTaken()
+	}
 }
 
 func (s *Stream) detach() error {
@@ -103,7 +116,8 @@ type pump struct {
 	want   int // slots to read into: 1, or all after a full read
 	n      int
 	errno  syscall.Errno
-	shut   bool // no window
+	shut   bool // no window, or the stream has ended
+	spare  bool // the server had enough: what is read has no window and goes nowhere
 	read   vector
 }
 
@@ -125,6 +139,9 @@ func (s *Stream) pump(raw syscall.RawConn) (int64, error) {
 			return total, os.NewSyscallError("read", p.errno)
 		case p.n == 0:
 			return total, nil
+		case p.spare:
+			p.slots.Put()
+			return total, s.failure()
 		default:
 			total += int64(p.n)
 			if err := p.send(); err != nil {
@@ -134,12 +151,22 @@ func (s *Stream) pump(raw syscall.RawConn) (int64, error) {
 	}
 }
 
-// awaitWindow waits until a byte can be sent.
+// awaitWindow waits until a byte can be sent, or the server had enough.
 func (s *Stream) awaitWindow() error {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	_, err := s.await(1)
+	if s.enough {
+		return nil
+	}
 	return err
+}
+
+// failure is why the stream takes no more bytes.
+func (s *Stream) failure() error {
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	return s.writable()
 }
 
 // step reads once without waiting; false has the netpoller wait for bytes. Window is taken before the read, so
@@ -149,8 +176,12 @@ func (p *pump) step(fd uintptr) bool {
 	c := s.conn
 	c.mu.Lock()
 	most := s.open(p.want * record.MaxPayload)
-	p.shut = most <= 0 || s.writable() != nil
-	if !p.shut {
+	p.spare = s.enough
+	p.shut = !p.spare && (most <= 0 || s.writable() != nil)
+	switch {
+	case p.spare: // a byte would be one too many, but there may be none
+		most = 1
+	case !p.shut:
 		s.take(most)
 	}
 	c.mu.Unlock()
@@ -159,7 +190,7 @@ func (p *pump) step(fd uintptr) bool {
 	}
 	p.slots = record.GetSlots(slotsFor(most))
 	p.n, p.errno = p.read.into(fd, p.slots, most)
-	if p.n < most {
+	if p.n < most && !p.spare {
 		s.refund(most - max(p.n, 0))
 	}
 	if p.n > 0 {
