@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster starts a real Kubernetes cluster on this machine from Go modules: a control plane and nodes with
+// kubelet, containerd and a CNI chain, each on a machine of its own (package machine) that is made of namespaces. It
+// needs root and no container registry, and leaves nothing behind.
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/warren-mesh/warren/tests/cluster/machine"
+)
+
+// Options of a cluster; the zero value is a good one.
+type Options struct {
+	Name   string    // of the cluster, default "warren"; two clusters with different names can run side by side
+	Nodes  int       // default 2, at most 9
+	Output io.Writer // gets a line for each stage with its time; default: silence
+	Reuse  bool      // take a running cluster of this name instead of starting afresh
+}
+
+func (o Options) withDefaults() Options {
+	if o.Name == "" {
+		o.Name = "warren"
+	}
+	if o.Nodes == 0 {
+		o.Nodes = 2
+	}
+	return o
+}
+
+// Cluster is a running cluster. Its methods are safe for concurrent use, but for those that start and stop machines.
+type Cluster struct {
+	options Options
+	dir     string
+	tools   tools
+	report  *report
+	control *machine.Machine
+	nodes   []*node
+	api     netip.AddrPort // of the API server on this machine
+
+	config  *rest.Config
+	client  kubernetes.Interface
+	dynamic dynamic.Interface
+	mapper  *mapper
+}
+
+// state is what another process needs to find the cluster again.
+type state struct {
+	Tools tools          `json:"tools"`
+	Nodes int            `json:"nodes"`
+	API   netip.AddrPort `json:"api"`
+}
+
+// Up starts a cluster and returns when its nodes are ready and DNS answers. What an earlier one of the same name left is
+// removed first. When it fails, logs stay until the next Up or Down.
+func Up(ctx context.Context, o Options) (*Cluster, error) {
+	o = o.withDefaults()
+	if o.Nodes < 1 || o.Nodes > 9 {
+		return nil, fmt.Errorf("start cluster: %d nodes (want 1 to 9)", o.Nodes)
+	}
+	r := newReport(o.Output)
+	if err := Prerequisites(); err != nil {
+		return nil, err
+	}
+	t, err := build(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if o.Reuse {
+		if c, err := Open(o); err == nil && c.runs(ctx) {
+			r.note("cluster %s runs already", o.Name)
+			return c, nil
+		}
+	}
+	if err := Sweep(o.Name); err != nil {
+		return nil, err
+	}
+	c, err := create(o, t, r)
+	if err != nil {
+		return nil, errors.Join(err, Sweep(o.Name))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if err := c.start(ctx); err != nil {
+		dirs, _ := machine.FindCgroups(cgroupPrefix(o.Name))
+		return nil, errors.Join(fmt.Errorf("%w (logs: %s)", err, c.dir), machine.RemoveCgroups(dirs, 20*time.Second))
+	}
+	return c, nil
+}
+
+// create makes the cluster's directory, certificates and machines; none of them runs yet.
+func create(o Options, t tools, r *report) (*Cluster, error) {
+	dir, err := stateDir(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{options: o, dir: dir, tools: t, report: r}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	s := c.spec("control")
+	s.Forwards = []string{loopbackAPITarget}
+	if c.control, err = machine.Create(t.path("machine", "warren-testmachine"), c.cgroup("control"), s); err != nil {
+		return nil, err
+	}
+	for i := 1; i <= o.Nodes; i++ {
+		n, err := c.createNode(i)
+		if err != nil {
+			return nil, err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	return c, nil
+}
+
+// start boots everything side by side, as far as one thing doesn't need the other.
+func (c *Cluster) start(ctx context.Context) error {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return fmt.Errorf("listen for the API server: %w", err)
+	}
+	defer l.Close()
+	c.api = l.Addr().(*net.TCPAddr).AddrPort()
+	if err := errors.Join(c.makePKI(c.api), c.save(), c.connect()); err != nil {
+		return err
+	}
+	if err := c.bootControl(ctx, l); err != nil {
+		return err
+	}
+	c.report.note("control plane's machine is up")
+	var wait sync.WaitGroup
+	errs := make([]error, len(c.nodes))
+	for i, n := range c.nodes {
+		wait.Go(func() { errs[i] = c.bootNode(ctx, n) })
+	}
+	apiErr := c.waitAPI(ctx)
+	c.report.note("API server is ready")
+	if apiErr == nil {
+		apiErr = c.startControllers(ctx)
+	}
+	wait.Wait()
+	if err := errors.Join(append(errs, apiErr)...); err != nil {
+		return err
+	}
+	c.report.note("containerd runs on every node")
+	images := make(chan error, 1)
+	go func() { images <- c.loadSystemImages(ctx) }()
+	if err := errors.Join(c.installCRDs(ctx), <-images); err != nil {
+		return err
+	}
+	c.report.note("images and custom resources are there")
+	if err := c.networkNodes(ctx); err != nil {
+		return err
+	}
+	if err := c.installDNS(ctx); err != nil {
+		return err
+	}
+	return c.check(ctx)
+}
+
+// check waits until nodes are ready, DNS answers and a pod could start in the default namespace.
+func (c *Cluster) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for _, n := range c.nodes {
+		if err := c.Wait(ctx, "", "nodes/"+n.Name, Condition("Ready")); err != nil {
+			return err
+		}
+	}
+	c.report.note("nodes are ready")
+	if err := c.Wait(ctx, "kube-system", "deployments/coredns", RolledOut()); err != nil {
+		return err
+	}
+	if err := c.Wait(ctx, "default", "serviceaccounts/default", Exists()); err != nil {
+		return err
+	}
+	c.report.note("cluster is up")
+	return nil
+}
+
+// runs says whether every machine is on and the cluster is ready, or is so shortly.
+func (c *Cluster) runs(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	on := c.control.PID != 0
+	for _, n := range c.nodes {
+		on = on && n.PID != 0
+	}
+	return on && c.check(ctx) == nil
+}
+
+// Open finds the running cluster of that name.
+func Open(o Options) (*Cluster, error) {
+	o = o.withDefaults()
+	dir, err := stateDir(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "state.json"))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("find cluster %s: it does not run (start it: warren-testcluster up): %w", o.Name, err)
+		}
+		return nil, fmt.Errorf("find cluster %s: %w", o.Name, err)
+	}
+	var s state
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("find cluster %s: %w", o.Name, err)
+	}
+	o.Nodes = s.Nodes
+	c := &Cluster{options: o, dir: dir, tools: s.Tools, api: s.API, report: newReport(o.Output)}
+	program := c.tools.path("machine", "warren-testmachine")
+	if c.control, err = machine.Open(program, filepath.Join(dir, "control")); err != nil {
+		return nil, err
+	}
+	for i := 1; i <= s.Nodes; i++ {
+		m, err := machine.Open(program, filepath.Join(dir, fmt.Sprintf("n%d", i)))
+		if err != nil {
+			return nil, err
+		}
+		c.nodes = append(c.nodes, &node{Machine: m, number: i})
+	}
+	return c, c.connect()
+}
+
+func (c *Cluster) save() error {
+	b, err := json.MarshalIndent(state{Tools: c.tools, Nodes: c.options.Nodes, API: c.api}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "state.json"), b, 0o644); err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	return nil
+}
+
+// Down ends the cluster and removes everything of it.
+func (c *Cluster) Down() error { return Sweep(c.options.Name) }
+
+// Sweep removes what a cluster of that name left: processes, cgroups and files; mounts and links go with the processes.
+// It goes by the cgroups, so that it needs no state of the run that made them. It is no error if there is nothing.
+func Sweep(name string) error {
+	dir, err := stateDir(name)
+	if err != nil {
+		return err
+	}
+	dirs, err := machine.FindCgroups(cgroupPrefix(name))
+	if err != nil {
+		return err
+	}
+	if err := machine.RemoveCgroups(dirs, 20*time.Second); err != nil {
+		return err
+	}
+	// A mount in a dying namespace keeps directories busy for a moment.
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		if err == nil || !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+func stateDir(name string) (string, error) {
+	cache, err := Cache()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "run", name), nil
+}
+
+func cgroupPrefix(name string) string { return "warren-testcluster." + name + "." }
+
+func (c *Cluster) cgroup(machine string) string { return cgroupPrefix(c.options.Name) + machine }
+func (c *Cluster) pki(file string) string       { return filepath.Join(c.dir, "pki", file) }
+func (c *Cluster) kube(args ...string) []string {
+	return append([]string{c.tools.path("kube", "kube")}, args...)
+}
+func (c *Cluster) log(m *machine.Machine, service string) string {
+	return filepath.Join(m.Dir, "log", service+".log")
+}
+
+// spec is what all machines of the cluster have in common.
+func (c *Cluster) spec(name string) machine.Spec {
+	cache := filepath.Dir(filepath.Dir(c.tools["kube"]))
+	pki := c.pki("")
+	return machine.Spec{Name: name, Dir: filepath.Join(c.dir, name), Sysctls: machineSysctls, Masked: kernelSysctls,
+		Binds: []machine.Bind{{From: filepath.Join(cache, "bin"), To: filepath.Join(cache, "bin")}, {From: pki, To: pki}}}
+}
