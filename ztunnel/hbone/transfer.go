@@ -223,6 +223,8 @@ func (s *Stream) sendTaken(p []byte) error {
 	c := s.conn
 	c.mu.Lock()
 	if err := s.writable(); err != nil {
+		s.take(-len(p)) // the connection's window is everybody's
+		c.wakeWriters()
 		c.mu.Unlock()
 		return err
 	}

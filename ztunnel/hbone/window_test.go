@@ -7,6 +7,8 @@ import (
 	"io"
 	"testing"
 	"time"
+
+	"github.com/warren-mesh/warren/ztunnel/record"
 )
 
 // TestWindowNeverExceedsItself: whatever is consumed, the peer is never granted more than the window's size, and
@@ -100,4 +102,31 @@ func TestFloodRefills(t *testing.T) {
 		}
 	}
 	t.Error("the bucket has no bottom")
+}
+
+// TestResetReturnsWindow: bytes that were read before their stream was reset, and not sent, cost the connection nothing.
+func TestResetReturnsWindow(t *testing.T) {
+	for _, n := range []int{1, smallFrame, smallFrame + 1, 3 * record.MaxPayload} {
+		tun := newTunnel(t, Config{}, accepting(func(s *Stream) { _, _ = s.Read(make([]byte, 1)) }))
+		s := tun.open(t)
+		c := s.conn
+		window := func() int64 {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.sendWindow
+		}
+		eventually(t, "the server's window", func() bool { return window() > peerWindow })
+		before := window()
+		c.mu.Lock()
+		s.take(n)
+		c.mu.Unlock()
+		s.Reset(CodeCancel)
+		p := &pump{stream: s, slots: record.GetSlots(slotsFor(n)), n: n, want: 1}
+		if err := p.send(); err == nil {
+			t.Errorf("%d bytes were sent on a stream that was reset", n)
+		}
+		if now := window(); now != before {
+			t.Errorf("%d bytes: the connection's window went from %d to %d", n, before, now)
+		}
+	}
 }
