@@ -46,7 +46,9 @@ type Config struct {
 	Bundle    Bundle
 	// CA serves CreateCertificate; Metrics /metrics; Ready /healthz/ready.
 	CA, Metrics, Ready net.Listener
-	Log                *slog.Logger
+	// Collectors are further metrics.
+	Collectors []prometheus.Collector
+	Log        *slog.Logger
 }
 
 // Tasks of control's readiness page.
@@ -67,9 +69,10 @@ func Run(ctx context.Context, cfg Config) error {
 	reg := prometheus.NewRegistry()
 	tasks := ready.New(taskObjects, taskBundle, taskServing)
 	service := ca.NewService(ca.ServiceConfig{
-		Authority: cfg.Authority, Prover: cfg.Prover, Snapshot: synced(cfg.Objects),
+		Authority: cfg.Authority, Prover: cfg.Prover, Snapshot: SyncedSnapshot(cfg.Objects),
 		Log: cfg.Log.With("part", "ca"), Registerer: reg,
 	})
+	reg.MustRegister(cfg.Collectors...)
 	reg.MustRegister(pending(tasks), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -83,9 +86,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return g.Wait()
 }
 
-// synced returns the current snapshot, or nil before everything has been read: an authority that knows half
+// SyncedSnapshot returns the current snapshot, or nil before everything has been read: an authority that knows half
 // the pods would refuse the other half for a reason that is not true.
-func synced(o Objects) func() *mesh.Snapshot {
+func SyncedSnapshot(o Objects) func() *mesh.Snapshot {
 	return func() *mesh.Snapshot {
 		select {
 		case <-o.Synced():

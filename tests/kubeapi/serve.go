@@ -4,7 +4,6 @@ package kubeapi
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -244,6 +243,6 @@ func fail(w http.ResponseWriter, code int, reason metav1.StatusReason, message s
 	w.WriteHeader(code)
 	b, err := json.Marshal(st)
 	if err == nil {
-		_, _ = io.WriteString(w, string(b))
+		_, _ = w.Write(b)
 	}
 }

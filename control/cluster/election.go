@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/warren-mesh/warren/mesh/kube/apiserver"
+)
+
+// LeaseName is the Lease in control's namespace.
+const LeaseName = "warren-control"
+
+// A replica that dies is followed after leaseDuration; one that can't renew stops writing renewDeadline after it
+// last could, so that at no instant two write.
+const (
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// ErrNotLeading is why a replica does not write.
+var ErrNotLeading = errors.New("another replica is the one that writes")
+
+// Election is among the replicas of control. Safe for concurrent use.
+type Election struct {
+	config leaderelection.LeaderElectionConfig
+	log    *slog.Logger
+	term   atomic.Pointer[context.Context] // of the last time this replica led
+}
+
+// NewElection returns an election over a Lease in the namespace. identity has to be this process's alone: the
+// name of its pod; a suffix tells a restarted container from its predecessor.
+func NewElection(client *apiserver.Client, namespace, identity string, log *slog.Logger) (*Election, error) {
+	rc, h := client.Rest()
+	leases, err := coordinationv1.NewForConfigAndClient(rc, h)
+	if err != nil {
+		return nil, fmt.Errorf("elect a writer: %w", err)
+	}
+	return &Election{log: log, config: leaderelection.LeaderElectionConfig{
+		Name: LeaseName, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		ReleaseOnCancel: true,
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: LeaseName},
+			Client:     leases,
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity + "-" + rand.Text()[:6]},
+		},
+	}}, nil
+}
+
+// Leading reports whether this replica is the one that writes.
+func (e *Election) Leading() bool {
+	term := e.term.Load()
+	return term != nil && (*term).Err() == nil
+}
+
+// Run takes part until ctx ends. While this replica leads, write runs with a context that ends when it no longer
+// does; a lost lease is stood for again. write has to return soon after its context ended.
+func (e *Election) Run(ctx context.Context, write func(ctx context.Context)) error {
+	for ctx.Err() == nil {
+		ended := make(chan struct{})
+		cfg := e.config
+		cfg.Callbacks = leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(term context.Context) {
+				defer close(ended)
+				e.lead(term, write)
+			},
+			OnStoppedLeading: func() {}, // lead notices by its context
+		}
+		le, err := leaderelection.NewLeaderElector(cfg)
+		if err != nil {
+			return fmt.Errorf("elect a writer: %w", err)
+		}
+		le.Run(ctx)
+		select {
+		case <-ended: // the lease was had, and is lost
+		case <-ctx.Done(): // or was never had
+		}
+	}
+	return nil
+}
+
+// lead is one term.
+func (e *Election) lead(term context.Context, write func(ctx context.Context)) {
+	e.term.Store(&term)
+	e.log.Info("this replica writes now")
+	write(term)
+	<-term.Done()
+	e.term.Store(nil)
+	e.log.Info("this replica writes no longer")
+}
+
+var leadingDesc = prometheus.NewDesc("warren_control_writes", "1 while this replica is the one that writes Secret, ConfigMaps and conditions.", nil, nil)
+
+// Describe implements prometheus.Collector.
+func (e *Election) Describe(ch chan<- *prometheus.Desc) { ch <- leadingDesc }
+
+// Collect implements prometheus.Collector.
+func (e *Election) Collect(ch chan<- prometheus.Metric) {
+	v := 0.0
+	if e.Leading() {
+		v = 1
+	}
+	ch <- prometheus.MustNewConstMetric(leadingDesc, prometheus.GaugeValue, v)
+}
