@@ -54,8 +54,10 @@ type Config struct {
 
 	Broker                Broker
 	Admin, Metrics, Ready net.Listener
-	AccessLog             *accesslog.Writer
-	Log                   *slog.Logger
+	// AdminSocket serves Admin's pages to those who may enter the run directory; nil: to nobody.
+	AdminSocket net.Listener
+	AccessLog   *accesslog.Writer
+	Log         *slog.Logger
 	// Level is what Log obeys; the admin page changes it.
 	Level *slog.LevelVar
 	// Sealed: the process may open no file, /proc included, once Run runs.
@@ -143,6 +145,9 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 	until("pods", failed, func(ctx context.Context) error { return z.zds.Run(ctx, z.dial("zds"), pods{z}) })
 	until("readiness", failed, z.watchReady)
 	until("admin", failed, serve(z.cfg.Admin, localhost.Only(z.pages()), z.cfg.Log))
+	if z.cfg.AdminSocket != nil {
+		until("admin socket", failed, serve(z.cfg.AdminSocket, localhost.Only(z.pages()), z.cfg.Log))
+	}
 	until("metrics", failed, serve(z.cfg.Metrics, z.metricsPage(), z.cfg.Log))
 	until("readiness page", failed, serve(z.cfg.Ready, z.readyPage(), z.cfg.Log))
 	until("access log", logging, z.cfg.AccessLog.Run)

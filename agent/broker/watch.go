@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -130,6 +131,7 @@ func (b *Broker) dead(path string, err error, since map[string]time.Time) bool {
 		return false
 	}
 	delete(since, path)
+	_ = os.Remove(strings.TrimSuffix(path, ".sock") + "-admin.sock") // the same ztunnel's, if it had one
 	return os.Remove(path) == nil
 }
 

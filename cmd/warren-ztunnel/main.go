@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/warren-mesh/warren/cmd/internal/supervise"
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/ztunnel"
 	"github.com/warren-mesh/warren/ztunnel/accesslog"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
@@ -72,11 +74,15 @@ func run(args []string) error {
 			return fmt.Errorf("--%s: %w", l.flag, err)
 		}
 	}
-	b, err := listen(ctx, *runDir, cfg.Log)
+	generation := strconv.FormatInt(time.Now().UnixNano(), 36)
+	b, err := listen(ctx, *runDir, generation, cfg.Log)
 	if err != nil {
 		return err
 	}
 	cfg.Broker = b
+	if cfg.AdminSocket, err = broker.ListenStream(filepath.Join(*runDir, broker.SocketName("ztunnel", generation, "admin"))); err != nil {
+		return fmt.Errorf("admin socket: %w", err)
+	}
 	z, err := ztunnel.New(cfg)
 	if err != nil {
 		return err
@@ -113,8 +119,7 @@ func openLogs(cfg *ztunnel.Config, format, path string) error {
 }
 
 // listen makes the socket that brokers dial, as soon as their directory is there.
-func listen(ctx context.Context, dir string, log *slog.Logger) (*inpod.Broker, error) {
-	gen := strconv.FormatInt(time.Now().UnixNano(), 36)
+func listen(ctx context.Context, dir, gen string, log *slog.Logger) (*inpod.Broker, error) {
 	for waited := false; ; waited = true {
 		b, err := inpod.Listen(dir, gen, inpod.WithLogger(log))
 		if err == nil || ctx.Err() != nil {

@@ -180,6 +180,27 @@ func TestSocketPathsNewestFirst(t *testing.T) {
 	}
 }
 
+// TestSocketPathsOfOneKind: a part's socket of another kind is not taken for the one asked for.
+func TestSocketPathsOfOneKind(t *testing.T) {
+	dir := t.TempDir()
+	plain, admin := filepath.Join(dir, SocketName("ztunnel", "1", "")), filepath.Join(dir, SocketName("ztunnel", "1", "admin"))
+	for path, listen := range map[string]func(string) (*net.UnixListener, error){plain: Listen, admin: ListenStream} {
+		l, err := listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if i, err := os.Stat(path); err != nil || i.Mode().Perm() != 0o660 {
+			t.Errorf("%s: %v, %v", path, i.Mode(), err)
+		}
+	}
+	for what, want := range map[string]string{"": plain, "admin": admin} {
+		if got, err := SocketPaths(dir, "ztunnel", what); err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("%q: %v, %v", what, got, err)
+		}
+	}
+}
+
 // sameTime tells whether the file system's clock was too coarse to order the two.
 func sameTime(t *testing.T, a, b string) bool {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 )
 
 // SocketName is the file name of a part's socket: part "broker", "ztunnel" or "agent"; what is "" or, for the
-// agent, "zds" or "wds".
+// agent, "zds" or "wds", for ztunnel also "admin". A generation has no "-".
 func SocketName(part, generation, what string) string {
 	if what != "" {
 		return part + "-" + generation + "-" + what + ".sock"
@@ -44,7 +44,11 @@ func SocketPaths(dir, part, what string) ([]string, error) {
 	}
 	var found []socket
 	for _, e := range es {
-		if e.Type()&fs.ModeSocket == 0 || !strings.HasPrefix(e.Name(), part+"-") || !strings.HasSuffix(e.Name(), suffix) {
+		generation, is := strings.CutPrefix(e.Name(), part+"-")
+		if is {
+			generation, is = strings.CutSuffix(generation, suffix)
+		}
+		if e.Type()&fs.ModeSocket == 0 || !is || strings.Contains(generation, "-") {
 			continue
 		}
 		if i, err := e.Info(); err == nil {
@@ -63,11 +67,16 @@ func SocketPaths(dir, part, what string) ([]string, error) {
 
 // Listen makes a SOCK_SEQPACKET socket that the run directory's group may connect to. Whatever stood at the
 // path is replaced. Closing does not unlink it: a sealed process may not, and its successor has another name.
-func Listen(path string) (*net.UnixListener, error) {
+func Listen(path string) (*net.UnixListener, error) { return listen("unixpacket", path) }
+
+// ListenStream is Listen for a SOCK_STREAM socket.
+func ListenStream(path string) (*net.UnixListener, error) { return listen("unix", path) }
+
+func listen(network, path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	l, err := net.ListenUnix(network, &net.UnixAddr{Name: path, Net: network})
 	if errors.Is(err, syscall.EINVAL) {
 		return nil, fmt.Errorf("listen: %w (a socket's path has at most 107 bytes; this has %d)", err, len(path))
 	}

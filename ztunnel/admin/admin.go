@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel/explain"
 	"github.com/warren-mesh/warren/ztunnel/identity"
 	"github.com/warren-mesh/warren/ztunnel/proxy"
 )
@@ -45,6 +46,7 @@ func Handler(s Sources) http.Handler {
 	pages := []page{
 		{"/config_dump", "what this ztunnel knows, in ambient's JSON", s.configDump},
 		{"/debug/connections", "live connections, by pod", s.connections},
+		{"/debug/explain", "what becomes of a connection, and why: ?src=shop/web&dst=shop/cart&port=80", s.explainer().ServeHTTP},
 		{"/logging", "POST ?level=debug|info|warn|error|reset; GET shows the level", s.logging},
 		{"/debug/pprof/", "Go profiles", s.profiles},
 	}
@@ -93,6 +95,16 @@ func (s Sources) profiles(w http.ResponseWriter, r *http.Request) {
 		}
 		pprof.Index(w, r)
 	}
+}
+
+func (s Sources) explainer() explain.Explainer {
+	return explain.Explainer{Node: s.Node, Snapshot: s.Snapshot, Listeners: func() map[string][]string {
+		out := map[string][]string{}
+		for _, p := range s.Pods() {
+			out[p.UID] = p.Listeners
+		}
+		return out
+	}}
 }
 
 func (s Sources) logging(w http.ResponseWriter, r *http.Request) {

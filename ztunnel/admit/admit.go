@@ -87,3 +87,11 @@ func (d Decision) judge(v authz.Decision) Decision {
 	}
 	return d
 }
+
+// Decisive is the policy that refused, or that is waited for; zero when none is.
+func Decisive(d authz.Decision) mesh.Name {
+	if !d.Need.IsZero() {
+		return d.Need
+	}
+	return d.Policy
+}

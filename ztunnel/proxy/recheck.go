@@ -23,15 +23,7 @@ type verdict struct {
 // evaluate asks authz.
 func (c *connection) evaluate(snap *mesh.Snapshot, local *mesh.Workload, conn authz.Connection) verdict {
 	d := c.proxy.policies.Evaluate(snap, local, conn)
-	return verdict{allowed: d.Allowed, reason: d.Reason, policy: decisive(d)}
-}
-
-// decisive is the policy that refused, or that is waited for.
-func decisive(d authz.Decision) mesh.Name {
-	if !d.Need.IsZero() {
-		return d.Need
-	}
-	return d.Policy
+	return verdict{allowed: d.Allowed, reason: d.Reason, policy: admit.Decisive(d)}
 }
 
 // judged learns what policy said of a connection that wants in; what it would have met but for dry run is told at
@@ -43,7 +35,7 @@ func (c *connection) judged(d admit.Decision) {
 	c.learn(func(f *facts) {
 		f.dryRun, f.audit, f.policy = d.Policy.DryRun, d.Policy.Audit, mesh.Name{}
 		if !d.Policy.Allowed {
-			f.policy = decisive(d.Policy)
+			f.policy = admit.Decisive(d.Policy)
 		}
 	})
 }

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package explain
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/explain"
+	"github.com/warren-mesh/warren/mesh/reason"
+)
+
+// shop is a client and a server of which a policy lets in another account only.
+func shop() *mesh.Snapshot {
+	web := mesh.Name{Namespace: "shop", Name: "web"}
+	pod := func(name string, addr string, of map[mesh.Name]mesh.EndpointPorts) mesh.Change {
+		return mesh.PutWorkload{Workload: &mesh.Workload{UID: "c//Pod/shop/" + name, PodUID: "uid-" + name, Namespace: "shop", Name: name, ServiceAccount: name,
+			Node: "n1", Addresses: []netip.Addr{netip.MustParseAddr(addr)}, Capture: mesh.Captured, Ready: name != "web-2", Services: of}}
+	}
+	ports := map[mesh.Name]mesh.EndpointPorts{web: {80: 8080}}
+	return mesh.NewSnapshot().With(
+		mesh.PutService{Service: &mesh.Service{Namespace: "shop", Name: "web", Hostname: "web.shop.svc.cluster.local",
+			Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []mesh.ServicePort{{Port: 80, TargetPort: 8080}}}},
+		pod("client", "10.1.0.1", nil), pod("web-1", "10.1.0.2", ports), pod("web-2", "10.1.0.3", ports),
+		mesh.PutPolicy{Policy: &mesh.Policy{Name: mesh.Name{Namespace: "shop", Name: "guard"}, Scope: mesh.ScopeNamespace, Rules: []mesh.Rule{{Clauses: []mesh.Clause{
+			{Matches: []mesh.Match{{ServiceAccounts: []mesh.Name{{Namespace: "shop", Name: "cart"}}}}}, {Matches: []mesh.Match{{DestinationPorts: []uint16{8080}}}}}}}}},
+	)
+}
+
+func TestHandler(t *testing.T) {
+	snap := shop()
+	e := Explainer{Node: "n1", Snapshot: func() *mesh.Snapshot { return snap }}
+	get := func(query, accept string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodGet, "/debug/explain?"+query, nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, r)
+		return w
+	}
+	for _, dst := range []string{"shop/web", "service/shop/web", "web", "web.shop", "web.shop.svc", "WEB.shop.svc.cluster.local", "10.96.0.1"} {
+		var a explain.Answer
+		w := get("src=shop/client&dst="+dst+"&port=80", "")
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || w.Code != 200 {
+			t.Fatalf("%s: %d %v %s", dst, w.Code, err, w.Body)
+		}
+		if a.Verdict != explain.Refused || a.Reason != reason.PolicyNoAllow || a.Policy != "shop/guard" || a.Destination.Service != "shop/web" {
+			t.Errorf("%s: %+v", dst, a)
+		}
+		if len(a.Endpoints) != 2 || len(a.Outcomes) != 1 || a.Outcomes[0].Client.Logged != reason.PeerRefused {
+			t.Errorf("%s: endpoints %+v, outcomes %+v", dst, a.Endpoints, a.Outcomes)
+		}
+	}
+	text := get("src=uid-client&dst=shop/web&port=80", "text/plain").Body.String()
+	for _, want := range []string{"shop/client on n1 -> shop/web:80: refused, POLICY_NO_ALLOW", "(policy shop/guard)", "not ready",
+		"* ALLOW shop/guard, namespace: does not match", "rules[0] wants another service account: {serviceAccounts=shop/cart}"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the text lacks %q:\n%s", want, text)
+		}
+	}
+	for _, tt := range []struct {
+		query string
+		code  int
+	}{
+		{"src=shop/client&dst=shop/web", 400}, {"src=shop/client&dst=shop/web&port=0", 400}, {"src=shop/client&dst=shop/web&port=65536", 400},
+		{"dst=shop/web&port=80", 400}, {"src=shop/client&port=80", 400}, {"src=shop/client&dst=shop/web&port=80&family=5", 400},
+		{"src=shop/client&dst=shop/web&port=80&format=xml", 400}, {"src=shop/nobody&dst=shop/web&port=80", 404},
+		{"src=shop/client&dst=shop/nothing&port=80", 404}, {"src=shop/client&dst=example.com&port=80", 404},
+		{"src=shop/client&dst=shop/web&port=80&family=6", 404}, {"src=shop/client&dst=pod/shop/web-1&port=80&family=ipv4", 200},
+		{"src=192.0.2.1&dst=pod/shop/web-1&port=8080", 200},
+	} {
+		if w := get(tt.query, ""); w.Code != tt.code {
+			t.Errorf("%s: %d, want %d: %s", tt.query, w.Code, tt.code, w.Body)
+		}
+	}
+	w := httptest.NewRecorder()
+	if e.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/debug/explain?src=shop/client&dst=shop/web&port=80", nil)); w.Code != 405 {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
