@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,6 +57,12 @@ func (p *pretend) note(r cni.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = append(p.asked, r)
+}
+
+func (p *pretend) seen() ([]cni.Request, []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.asked), slices.Clone(p.inodes)
 }
 
 func (p *pretend) Announce(ctx context.Context, r cni.Request, netns *os.File) cni.Reply {
@@ -155,8 +162,9 @@ func TestServerAnswers(t *testing.T) {
 		}
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(netns.Fd()), &st); err != nil || len(p.inodes) != 1 || p.inodes[0] != st.Ino {
-		t.Errorf("namespaces handed over: %v, want %d", p.inodes, st.Ino)
+	_, inodes := p.seen()
+	if err := unix.Fstat(int(netns.Fd()), &st); err != nil || len(inodes) != 1 || inodes[0] != st.Ino {
+		t.Errorf("namespaces handed over: %v, want %d", inodes, st.Ino)
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v %v", st.Mode(), err)
@@ -230,8 +238,8 @@ func TestServerRefuses(t *testing.T) {
 			c.Close()
 		})
 	}
-	if len(p.asked) > 0 {
-		t.Errorf("went through: %+v", p.asked)
+	if asked, _ := p.seen(); len(asked) > 0 {
+		t.Errorf("went through: %+v", asked)
 	}
 	testutil.Eventually(t, 5*time.Second, "all descriptors are closed", func() bool { return descriptors(t) <= before })
 	// Who says nothing is let go in time, and keeps nobody waiting meanwhile.
@@ -290,7 +298,7 @@ func TestServerLetsGoOfThePluginThatWasKilled(t *testing.T) {
 	if err := cni.Send(c, question(cni.Add), openFile(t, "/proc/self/ns/net")); err != nil {
 		t.Fatal(err)
 	}
-	testutil.Eventually(t, 5*time.Second, "asked", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.asked) == 1 })
+	testutil.Eventually(t, 5*time.Second, "asked", func() bool { asked, _ := p.seen(); return len(asked) == 1 })
 	c.Close()
 	select {
 	case <-p.dropped:
@@ -324,7 +332,7 @@ func TestServerServesRootOnly(t *testing.T) {
 	if !strings.Contains(string(out), io.EOF.Error()) && !strings.Contains(string(out), "reset") && !strings.Contains(string(out), "broken pipe") {
 		t.Errorf("another user was told: %s", out)
 	}
-	if len(p.asked) > 0 {
+	if asked, _ := p.seen(); len(asked) > 0 {
 		t.Error("another user was served")
 	}
 }
