@@ -158,6 +158,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.source.Run(ctx) })
 	g.Go(func() error { return a.broker.Run(ctx) })
 	g.Go(func() error { return a.publisher.Run(ctx) })
+	g.Go(func() error { return a.serveDebugSocket(ctx) })
 	g.Go(func() error { return a.watchBroker(ctx) })
 	g.Go(func() error { return a.serveWhenSynced(ctx) })
 	return g.Wait()

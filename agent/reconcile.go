@@ -187,5 +187,6 @@ func (a *Agent) sources() debug.Sources {
 		Pods:     a.debugPods,
 		Problems: a.source.Problems,
 		BPF:      a.broker.Stats,
+		Ztunnel:  a.dialZtunnel,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"html/template"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"strings"
@@ -45,6 +46,8 @@ type Sources struct {
 	Objects func() kube.SourceStatus
 	BPF     func(context.Context) (broker.Stats, error)
 	Level   *slog.LevelVar
+	// Ztunnel connects to the pages of this node's ztunnel.
+	Ztunnel func(context.Context) (net.Conn, error)
 }
 
 type page struct {
@@ -59,6 +62,9 @@ func Handler(s Sources) http.Handler {
 		{"/debug/pods", "this node's pods: captured, and if not, why", s.pods},
 		{"/debug/bpf", "the broker's figures: what is attached, what was repaired, each reason counted", s.bpf},
 		{"/debug/objects", "where the objects come from: synced or stale, and each kind's watch", s.objects},
+		{"/debug/explain", "what becomes of a connection, and why: ?src=shop/web&dst=shop/cart&port=80 (answered by ztunnel)", s.fromZtunnel("/debug/explain")},
+		{"/debug/ztunnel/config_dump", "ztunnel's /config_dump", s.fromZtunnel("/config_dump")},
+		{"/debug/ztunnel/connections", "ztunnel's live connections", s.fromZtunnel("/debug/connections")},
 		{"/debug/problems", "objects that were refused: file, line, field", s.problems},
 		{"/logging", "POST ?level=debug|info|warn|error; GET shows it", s.logging},
 		{"/debug/pprof/", "Go profiles", pprof.Index},
