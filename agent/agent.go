@@ -40,6 +40,8 @@ type Source interface {
 	// Synced is closed when everything there was at the start has been read.
 	Synced() <-chan struct{}
 	Problems() []kube.Problem
+	// Standing is how the cluster's namespaces stand to the mesh.
+	Standing() kube.Namespaces
 }
 
 // reporter is a Source that says how fresh what it gives is, on the debug page and as metrics.

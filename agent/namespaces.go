@@ -7,21 +7,13 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/mesh/cni"
-	"github.com/warren-mesh/warren/mesh/kube"
 )
-
-// namespaceSource is a Source that knows how the namespaces stand.
-type namespaceSource interface{ Namespaces() kube.Namespaces }
 
 // cacheEvery is how often the cache for the CNI plugin is compared. It counts only while no agent runs.
 const cacheEvery = 500 * time.Millisecond
 
 func (a *Agent) namespaces() cni.Namespaces {
-	s, ok := a.source.(namespaceSource)
-	if !ok {
-		return cni.Namespaces{}
-	}
-	n := s.Namespaces()
+	n := a.source.Standing()
 	return cni.Namespaces{Enrolled: n.Enrolled, Excluded: n.Excluded, Outside: n.Outside}
 }
 

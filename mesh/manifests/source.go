@@ -91,8 +91,8 @@ func (s *Source) LocalPods() ([]kube.LocalPod, <-chan struct{}) {
 	return out, s.changed
 }
 
-// Namespaces returns how the namespaces stand to the mesh.
-func (s *Source) Namespaces() kube.Namespaces {
+// Standing returns how the namespaces stand to the mesh.
+func (s *Source) Standing() kube.Namespaces {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.standing

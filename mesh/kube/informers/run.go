@@ -68,6 +68,7 @@ func (s *Source) step() {
 	} else if r := s.translator.Apply(evs); true {
 		s.store.Apply(r.Changes...)
 		s.local.Apply(r)
+		s.stand(r)
 	}
 	s.tell(slices.Concat(unreadable, s.translator.Problems()))
 }
@@ -98,6 +99,7 @@ func (s *Source) serveStale() {
 func (s *Source) begin(r kube.Result, what serving) {
 	s.store.Update(func(old *mesh.Snapshot) []mesh.Change { return difference(old, r.Changes) })
 	s.local.Replace(r.LocalPods)
+	s.stand(r)
 	s.mu.Lock()
 	before := s.serving
 	s.serving = what

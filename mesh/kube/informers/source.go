@@ -50,6 +50,7 @@ type Source struct {
 
 	mu       sync.Mutex
 	problems []kube.Problem
+	standing kube.Namespaces
 	serving  serving
 	written  time.Time // of the snapshot on disk that is served, or was written last
 }
@@ -94,6 +95,22 @@ func (s *Source) Synced() <-chan struct{} { return s.synced }
 // LocalPods returns this node's pods, ordered by namespace and name, and a channel that is closed when they
 // change.
 func (s *Source) LocalPods() ([]kube.LocalPod, <-chan struct{}) { return s.local.All() }
+
+// Standing returns how the namespaces stand to the mesh.
+func (s *Source) Standing() kube.Namespaces {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.standing
+}
+
+func (s *Source) stand(r kube.Result) {
+	if r.Namespaces == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.standing = *r.Namespaces
+}
 
 // Problems returns what is wrong now.
 func (s *Source) Problems() []kube.Problem {
