@@ -32,13 +32,24 @@ func TestTraffic(t *testing.T) {
 	testutil.Privileged(t)
 	s := newSpine(t, Options{})
 	t.Run("short connections", func(t *testing.T) { shortConnections(t, s, scale(20000)) })
-	t.Run("both directions at once", func(t *testing.T) { bothDirections(t, s, int64(scale(1<<30))) })
-	t.Run("half-close by the client first", func(t *testing.T) { halfCloseClient(t, s) })
-	t.Run("half-close by the server first", func(t *testing.T) { halfCloseServer(t, s) })
-	t.Run("reset by the client", func(t *testing.T) { resetByClient(t, s) })
-	t.Run("reset by the server", func(t *testing.T) { resetByServer(t, s) })
+	t.Run("both directions at once", func(t *testing.T) { bothDirections(t, direct(s.client, s.far), int64(scale(1<<30))) })
+	t.Run("half-close by the client first", func(t *testing.T) { halfCloseClient(t, direct(s.client, s.far)) })
+	t.Run("half-close by the server first", func(t *testing.T) { halfCloseServer(t, direct(s.client, s.far)) })
+	t.Run("reset by the client", func(t *testing.T) { resetByClient(t, direct(s.client, s.far)) })
+	t.Run("reset by the server", func(t *testing.T) { resetByServer(t, direct(s.client, s.far)) })
 	t.Run("a slow reader beside fast ones", func(t *testing.T) { slowReader(t, s) })
 	t.Run("streams of one tunnel", func(t *testing.T) { oneTunnel(t, s, 256) })
+}
+
+// journey is who connects to whom, and what the client dials to get to a port of the server.
+type journey struct {
+	client, server *Pod
+	to             func(network string, port uint16) string
+}
+
+// direct is the journey of an application that dials the server itself.
+func direct(client, server *Pod) journey {
+	return journey{client, server, func(network string, port uint16) string { return server.Addr(network, port).String() }}
 }
 
 func shortConnections(t *testing.T, s *spine, n int) {
@@ -88,7 +99,7 @@ func exchange(t *testing.T, p *Pod, address, text string) error {
 	return err
 }
 
-func bothDirections(t *testing.T, s *spine, n int64) {
+func bothDirections(t *testing.T, j journey, n int64) {
 	type outcome struct {
 		sent, got uint32
 		n         int64
@@ -111,9 +122,9 @@ func bothDirections(t *testing.T, s *spine, n int64) {
 		return o
 	}
 	server := make(chan outcome, 1)
-	serve(t, s.far, ":7002", func(c *net.TCPConn) { server <- both(c) })
+	serve(t, j.server, ":7002", func(c *net.TCPConn) { server <- both(c) })
 	started := time.Now()
-	c := dial(t, s.client, "tcp", s.far.Addr("tcp6", 7002).String(), 2*time.Minute)
+	c := dial(t, j.client, "tcp", j.to("tcp6", 7002), 2*time.Minute)
 	defer c.Close()
 	a := both(c)
 	b := <-server
@@ -123,12 +134,12 @@ func bothDirections(t *testing.T, s *spine, n int64) {
 	t.Logf("%d MiB each way, %.0f MiB/s each", n>>20, float64(n>>20)/time.Since(started).Seconds())
 }
 
-func halfCloseClient(t *testing.T, s *spine) {
-	serve(t, s.far, ":7003", func(c *net.TCPConn) {
+func halfCloseClient(t *testing.T, j journey) {
+	serve(t, j.server, ":7003", func(c *net.TCPConn) {
 		n, sum, err := receiveAll(c)
 		fmt.Fprintf(c, "%d %d %v", n, sum, err)
 	})
-	c := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7003).String(), 20*time.Second)
+	c := dial(t, j.client, "tcp", j.to("tcp4", 7003), 20*time.Second)
 	defer c.Close()
 	sum, err := sendBlocks(c, 1<<20)
 	if err != nil {
@@ -143,21 +154,21 @@ func halfCloseClient(t *testing.T, s *spine) {
 	}
 }
 
-func halfCloseServer(t *testing.T, s *spine) {
+func halfCloseServer(t *testing.T, j journey) {
 	type outcome struct {
 		n   int64
 		sum uint32
 		err error
 	}
 	got := make(chan outcome, 1)
-	serve(t, s.far, ":7004", func(c *net.TCPConn) {
+	serve(t, j.server, ":7004", func(c *net.TCPConn) {
 		_, _ = io.WriteString(c, "all there is")
 		_ = c.CloseWrite()
 		var o outcome
 		o.n, o.sum, o.err = receiveAll(c)
 		got <- o
 	})
-	c := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7004).String(), 20*time.Second)
+	c := dial(t, j.client, "tcp", j.to("tcp4", 7004), 20*time.Second)
 	defer c.Close()
 	if b, err := io.ReadAll(c); err != nil || string(b) != "all there is" {
 		t.Fatalf("read %q, %v", b, err)
@@ -174,13 +185,13 @@ func halfCloseServer(t *testing.T, s *spine) {
 	}
 }
 
-func resetByClient(t *testing.T, s *spine) {
+func resetByClient(t *testing.T, j journey) {
 	got := make(chan error, 1)
-	serve(t, s.far, ":7005", func(c *net.TCPConn) {
+	serve(t, j.server, ":7005", func(c *net.TCPConn) {
 		_, _ = c.Write([]byte("x"))
 		got <- ending(c, 10*time.Second)
 	})
-	c := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7005).String(), 10*time.Second)
+	c := dial(t, j.client, "tcp", j.to("tcp4", 7005), 10*time.Second)
 	if _, err := c.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -191,12 +202,12 @@ func resetByClient(t *testing.T, s *spine) {
 	}
 }
 
-func resetByServer(t *testing.T, s *spine) {
-	serve(t, s.far, ":7006", func(c *net.TCPConn) {
+func resetByServer(t *testing.T, j journey) {
+	serve(t, j.server, ":7006", func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 1))
 		_ = c.SetLinger(0)
 	})
-	c := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7006).String(), 10*time.Second)
+	c := dial(t, j.client, "tcp", j.to("tcp4", 7006), 10*time.Second)
 	defer c.Close()
 	_, _ = c.Write([]byte("x"))
 	if err := ending(c, 10*time.Second); !errors.Is(err, syscall.ECONNRESET) {
