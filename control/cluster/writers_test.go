@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/warren-mesh/warren/control/ca"
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/tests/kubeapi"
+)
+
+func always() bool { return true }
+func never() bool  { return false }
+
+func open(t *testing.T, s *kubeapi.Server, leading func() bool) (*ca.Authority, error) {
+	t.Helper()
+	secret, err := NewSecret(s.Client(), "warren-system", leading)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca.Open(ca.Config{Storage: secret, Log: discard})
+}
+
+func secretKey(t *testing.T, s *kubeapi.Server, key string) []byte {
+	t.Helper()
+	v, _, _ := unstructured.NestedString(s.Get("v1/secrets", "warren-system", SecretName), "data", key)
+	b, err := base64.StdEncoding.DecodeString(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestReplicasShareOneAuthority(t *testing.T) {
+	s := kubeapi.Start(t)
+	if _, err := open(t, s, never); !errors.Is(err, ErrNotLeading) || !mayPass(err) {
+		t.Fatalf("a replica that does not write made an authority: %v", err)
+	}
+	first, err := open(t, s, always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := open(t, s, never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(first.Bundle(), second.Bundle()) {
+		t.Error("two replicas, two roots")
+	}
+	for _, key := range []string{ca.RootFile, ca.IssuingFile, ca.BundleFile} {
+		if len(secretKey(t, s, key)) == 0 {
+			t.Errorf("no %s in the Secret", key)
+		}
+	}
+	s.Down()
+	if err := second.Rotate(); err == nil {
+		t.Error("the Secret was read from a server that is away")
+	}
+	if !bytes.Equal(first.Bundle(), second.Bundle()) {
+		t.Error("the authority was lost with the server")
+	}
+}
+
+func TestOpenAuthorityWaitsForTheOneThatWrites(t *testing.T) {
+	s := kubeapi.Start(t)
+	var leading atomic.Bool
+	secret, err := NewSecret(s.Client(), "warren-system", leading.Load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := OpenAuthority(t.Context(), ca.Config{Storage: secret, Log: discard})
+		got <- err
+	}()
+	eventually(t, "it looked", func() bool { return s.Requests("get v1/secrets") > 0 })
+	if s.Get("v1/secrets", "warren-system", SecretName) != nil {
+		t.Fatal("it wrote")
+	}
+	leading.Store(true)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A user's Secret of type kubernetes.io/tls is the root; what is missing is added by the replica that writes.
+func TestTheUsersSecret(t *testing.T) {
+	s := kubeapi.Start(t)
+	if _, err := open(t, s, always); err != nil {
+		t.Fatal(err)
+	}
+	root := secretKey(t, s, ca.RootFile)
+	i := bytes.Index(root, []byte("-----BEGIN CERTIFICATE"))
+	s.Delete("v1/secrets", "warren-system", SecretName)
+	s.Put("v1/secrets", &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName}, Type: corev1.SecretTypeTLS,
+		Data: map[string][]byte{corev1.TLSPrivateKeyKey: root[:i], corev1.TLSCertKey: root[i:]},
+	})
+	if _, err := open(t, s, never); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("a replica that does not write signs without an intermediate: %v", err)
+	}
+	a, err := open(t, s, always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a.Bundle(), root[i:]) {
+		t.Error("the bundle is not the user's root")
+	}
+	s.Put("v1/secrets", &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName}, Type: corev1.SecretTypeOpaque,
+		Data: map[string][]byte{ca.RootFile: []byte("garbage")},
+	})
+	if _, err := open(t, s, always); err == nil || mayPass(err) {
+		t.Errorf("a damaged Secret: %v", err)
+	}
+	if string(secretKey(t, s, ca.RootFile)) != "garbage" {
+		t.Error("a damaged key was replaced")
+	}
+}
+
+func TestASecretWrittenMeanwhileStays(t *testing.T) {
+	s := kubeapi.Start(t)
+	secret, err := NewSecret(s.Client(), "warren-system", always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(f ca.Files) error { return f.Write(ca.RootFile, []byte("x")) }
+	early, err := secret.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	later, err := secret.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := write(early); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(later); err == nil || !mayPass(err) {
+		t.Errorf("created twice: %v", err)
+	}
+	if later, err = secret.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(early); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(later); err == nil || !mayPass(err) {
+		t.Errorf("an older version was written over a newer: %v", err)
+	}
+}
+
+func TestBundleWhereItIsNeeded(t *testing.T) {
+	s := kubeapi.Start(t)
+	store := mesh.NewStore()
+	all := []string{"warren-system", "shop", "other"}
+	b, err := NewBundle(s.Client(), "warren-system", always, store.Snapshot, func() []string { return all })
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := func(c mesh.Capture) {
+		store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: "x", PodUID: "u", Namespace: "shop", Name: "cart", Capture: c}})
+	}
+	s.Put("v1/configmaps", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: BundleName}, Data: map[string]string{"own": "x"}})
+	publish := func(pem string) {
+		t.Helper()
+		if err := b.PublishBundle(t.Context(), []byte(pem)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := func(ns string) string {
+		v, _, _ := unstructured.NestedString(s.Get("v1/configmaps", ns, BundleName), "data", BundleKey)
+		return v
+	}
+	publish("one")
+	if root("warren-system") != "one" || s.Get("v1/configmaps", "shop", BundleName) != nil {
+		t.Error("not in its own namespace, or in one that is not enrolled")
+	}
+	pod(mesh.Pending)
+	publish("one")
+	if root("shop") != "one" {
+		t.Error("not in an enrolled namespace")
+	}
+	before := s.Requests("get v1/configmaps")
+	publish("one")
+	if n := s.Requests("get v1/configmaps") - before; n != 0 {
+		t.Errorf("%d looks at what was just written", n)
+	}
+	publish("two")
+	if root("shop") != "two" || root("warren-system") != "two" {
+		t.Error("a new root did not arrive")
+	}
+	pod(mesh.Outside)
+	publish("two")
+	if s.Get("v1/configmaps", "shop", BundleName) != nil {
+		t.Error("left behind after un-enrolment")
+	}
+	if s.Get("v1/configmaps", "other", BundleName) == nil {
+		t.Error("a user's ConfigMap of that name is gone")
+	}
+	s.Down()
+	if err := b.PublishBundle(t.Context(), []byte("three")); err == nil {
+		t.Error("published on a server that is away")
+	}
+	idle, err := NewBundle(s.Client(), "warren-system", never, store.Snapshot, func() []string { return all })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := idle.PublishBundle(t.Context(), []byte("x")); err != nil {
+		t.Errorf("a replica that does not write has something to complain of: %v", err)
+	}
+}
+
+// replica stands for election until stopped.
+func replica(t *testing.T, s *kubeapi.Server, name string) (e *Election, terms *atomic.Int32, stop func()) {
+	t.Helper()
+	e, err := NewElection(s.Client(), "warren-system", name, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.config.LeaseDuration, e.config.RenewDeadline, e.config.RetryPeriod = 1500*time.Millisecond, 600*time.Millisecond, 100*time.Millisecond
+	terms = new(atomic.Int32)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx, func(context.Context) { terms.Add(1) }) }()
+	stop = func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the election does not end")
+		}
+	}
+	return e, terms, stop
+}
+
+func TestOneReplicaWrites(t *testing.T) {
+	s := kubeapi.Start(t)
+	a, _, stopA := replica(t, s, "a")
+	eventually(t, "a leads", a.Leading)
+	b, _, stopB := replica(t, s, "b")
+	defer stopB()
+	stopA()
+	if a.Leading() {
+		t.Error("a leads after its end")
+	}
+	eventually(t, "b follows", b.Leading)
+}
+
+func TestALostLeaseStopsTheWritersOnly(t *testing.T) {
+	s := kubeapi.Start(t)
+	e, terms, stop := replica(t, s, "a")
+	defer stop()
+	eventually(t, "it leads", e.Leading)
+	s.Down()
+	eventually(t, "it leads no longer", func() bool { return !e.Leading() })
+	s.Up()
+	eventually(t, "it leads again", e.Leading)
+	if n := terms.Load(); n != 2 {
+		t.Errorf("%d terms, want 2", n)
+	}
+}
