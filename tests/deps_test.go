@@ -99,9 +99,16 @@ var rules = []rule{
 	},
 	{
 		name:      "one package watches Kubernetes",
-		except:    []string{"mesh/kube", "control", "tests"},
-		forbidden: []string{"k8s.io/client-go"},
+		except:    []string{"mesh/kube/informers", "tests"},
+		forbidden: []string{"k8s.io/client-go/tools/cache", "k8s.io/client-go/informers"},
 		reason:    "objects become mesh values at the edge, in one place, so that a directory of YAML can replace the API server",
+	},
+	{
+		name:      "the API server is spoken to in three places",
+		except:    []string{"mesh/kube/apiserver", "mesh/kube/informers", "control/cluster", "tests"},
+		forbidden: []string{"k8s.io/client-go"},
+		reason: "who connects (apiserver), who watches and publishes (informers), and what only control has: keys in a Secret, " +
+			"token reviews, an election; everything else takes interfaces that a directory fulfils as well",
 	},
 	{
 		name:      "gRPC at the edges that need it",
@@ -198,6 +205,9 @@ func TestRulesBite(t *testing.T) {
 		{"vocabulary on its converters", "the vocabulary depends on nothing", pkg{ImportPath: module + "mesh", Deps: []string{module + "mesh/kube"}}, true},
 		{"converters on Kubernetes types", "the vocabulary depends on nothing", pkg{ImportPath: module + "mesh/kube", Deps: []string{"k8s.io/api/core/v1"}}, false},
 		{"waypoint on hbone", "the waypoint takes three things from ztunnel", pkg{ImportPath: module + "l7waypoint/codec", Imports: []string{module + "ztunnel/hbone"}}, false},
+		{"a watch beside the informers", "one package watches Kubernetes", pkg{ImportPath: module + "control/cluster", Imports: []string{"k8s.io/client-go/tools/cache"}}, true},
+		{"a binary on client-go", "the API server is spoken to in three places", pkg{ImportPath: module + "cmd/warren-agent", Imports: []string{"k8s.io/client-go/rest"}}, true},
+		{"control's election", "the API server is spoken to in three places", pkg{ImportPath: module + "control/cluster", Imports: []string{"k8s.io/client-go/tools/leaderelection"}}, false},
 		{"waypoint on sockets", "the waypoint takes three things from ztunnel", pkg{ImportPath: module + "l7waypoint", Imports: []string{module + "ztunnel/inpod"}}, true},
 	}
 	for _, tt := range tests {
