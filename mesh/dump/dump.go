@@ -45,6 +45,12 @@ type Service struct {
 	Ports           map[uint16]uint16   `json:"ports"`
 	Endpoints       map[string]Endpoint `json:"endpoints"`
 	SubjectAltNames []string            `json:"subjectAltNames,omitempty"`
+	Waypoint        *Gateway            `json:"waypoint,omitempty"`
+}
+
+// Gateway is the waypoint of a service.
+type Gateway struct {
+	Destination string `json:"destination"` // namespace/host name
 }
 
 // Endpoint is one workload behind a service.
@@ -137,6 +143,12 @@ func service(s *mesh.Snapshot, v *mesh.Service) Service {
 	out := Service{
 		Name: v.Name, Namespace: v.Namespace, Hostname: v.Hostname, VIPs: []string{},
 		Ports: map[uint16]uint16{}, Endpoints: map[string]Endpoint{}, SubjectAltNames: v.SubjectAltNames,
+	}
+	if n := v.Waypoint; !n.IsZero() {
+		out.Waypoint = &Gateway{Destination: n.String()}
+		if w := s.Service(n); w != nil {
+			out.Waypoint.Destination = n.Namespace + "/" + w.Hostname
+		}
 	}
 	for _, a := range v.Addresses {
 		out.VIPs = append(out.VIPs, fmt.Sprintf("/%s", a))
