@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("run broker: %w", err)
 	}
 	raiseFileLimit(cfg.Log)
-	gen := strconv.FormatInt(time.Now().UnixNano(), 36) + "-" + strconv.Itoa(os.Getpid())
+	gen := strconv.FormatInt(time.Now().UnixNano(), 36) + "." + strconv.Itoa(os.Getpid())
 	l, err := tryLock(cfg.RunDir)
 	var handed []handedListener
 	if errors.Is(err, errLocked) {
