@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/warren-mesh/warren/mesh/broker"
+)
+
+// part is one line of the status.
+type part struct {
+	Part   string `json:"part"`
+	State  string `json:"state"`
+	Detail string `json:"detail,omitempty"`
+}
+
+const (
+	good  = "ok"
+	mute  = "no answer"
+	wrong = "attention"
+)
+
+func statusCommand(s *Sources) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "whether agent, broker and ztunnel of the node are well, and which pods are not captured",
+		Long: `Asks the agent, by it the broker, and ztunnel. The exit status is 1 when one of them does not answer or says that
+something is wrong; an enrolled pod that is not captured is listed.`,
+		Args: cobra.NoArgs, ValidArgsFunction: noFiles,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			parts := s.status(cmd.Context())
+			var rows [][]string
+			well := true
+			for _, p := range parts {
+				rows = append(rows, []string{p.Part, p.State, p.Detail})
+				well = well && p.State == good
+			}
+			if err := s.print(cmd.OutOrStdout(), parts, "PART, STATE, DETAIL", rows); err != nil {
+				return err
+			}
+			if !well {
+				return errors.New("not everything is well")
+			}
+			return nil
+		},
+	}
+}
+
+func (s *Sources) status(ctx context.Context) []part {
+	var out []part
+	pods, err := s.pods(ctx)
+	if !errors.Is(err, errNoAgent) {
+		out = append(out, s.agentStatus(ctx, pods, err), s.brokerStatus(ctx))
+	}
+	out = append(out, s.ztunnelStatus(ctx))
+	for _, p := range pods {
+		if p.Enrolled && p.State != "captured" {
+			out = append(out, part{"pod " + p.Namespace + "/" + p.Name, cmp.Or(p.State, "unknown"), cmp.Or(p.Broker, p.Ztunnel)})
+		}
+	}
+	return out
+}
+
+// pod is a line of the agent's /debug/pods.
+type pod struct {
+	Namespace, Name, State, Broker, Ztunnel string
+	Enrolled                                bool
+}
+
+func (s *Sources) pods(ctx context.Context) (out []pod, err error) {
+	return out, s.agentJSON(ctx, "/debug/pods", &out)
+}
+
+func (s *Sources) agentStatus(ctx context.Context, pods []pod, err error) part {
+	if err != nil {
+		return part{"agent", mute, err.Error()}
+	}
+	var problems []struct{ Object, Error string }
+	if err := s.agentJSON(ctx, "/debug/problems", &problems); err != nil {
+		return part{"agent", mute, err.Error()}
+	}
+	enrolled, captured := 0, 0
+	for _, p := range pods {
+		if p.Enrolled {
+			enrolled++
+			if p.State == "captured" {
+				captured++
+			}
+		}
+	}
+	p := part{"agent", good, fmt.Sprintf("%d of %d enrolled pods captured", captured, enrolled)}
+	if len(problems) > 0 {
+		p.State = wrong
+		p.Detail += fmt.Sprintf("; %d objects refused, first %s: %s", len(problems), problems[0].Object, problems[0].Error)
+	}
+	return p
+}
+
+func (s *Sources) brokerStatus(ctx context.Context) part {
+	var st broker.Stats
+	if err := s.agentJSON(ctx, "/debug/bpf", &st); err != nil {
+		return part{"broker", mute, err.Error()}
+	}
+	p := part{"broker", good, fmt.Sprintf("holds %d pods; kernel programs verified at %s, %d repairs", len(st.Pods), st.Verified.Format(time.RFC3339), st.Repairs)}
+	if len(st.Drifts) > 0 {
+		p.State = wrong
+		p.Detail += fmt.Sprintf("; %d attached wrongly, first %s", len(st.Drifts), st.Drifts[0])
+	}
+	if st.Ztunnels == 0 {
+		p.State = wrong
+		p.Detail += "; no ztunnel is connected"
+	}
+	return p
+}
+
+func (s *Sources) ztunnelStatus(ctx context.Context) part {
+	d, err := s.dump(ctx)
+	if err != nil {
+		return part{"ztunnel", mute, err.Error()}
+	}
+	available, live := 0, 0
+	for _, c := range d.Certificates {
+		if len(c.Chain) > 0 {
+			available++
+		}
+	}
+	for _, w := range d.WorkloadState {
+		live += len(w.Connections.Inbound) + len(w.Connections.Outbound)
+	}
+	p := part{"ztunnel", good, fmt.Sprintf("node %s, snapshot %d, %d of %d certificates, %d pods, %d live connections",
+		d.Version["node"], d.Snapshot.Version, available, len(d.Certificates), len(d.WorkloadState), live)}
+	if available < len(d.Certificates) {
+		p.State = wrong
+	}
+	return p
+}
