@@ -201,13 +201,7 @@ type testPod struct {
 
 func (w *world) pod() *testPod {
 	w.pods++
-	n := w.pods
-	p := &testPod{
-		w: w, uid: fmt.Sprintf("0000000%d-aaaa-bbbb-cccc-000000000000", n), hostEnd: fmt.Sprintf("wb%d", n),
-		v4: netip.MustParseAddr(fmt.Sprintf("10.88.%d.2", n)), hostV4: netip.MustParseAddr(fmt.Sprintf("10.88.%d.1", n)),
-		v6: netip.MustParseAddr(fmt.Sprintf("fd88:%d::2", n)), hostV6: netip.MustParseAddr(fmt.Sprintf("fd88:%d::1", n)),
-	}
-	p.cgroup = filepath.Join(w.cgroup, "kubepods", "pod"+p.uid)
+	p := w.podNumbered(w.pods)
 	must(w.t, os.MkdirAll(filepath.Join(p.cgroup, "sandbox"), 0o755))
 	g, err := os.Open(filepath.Join(p.cgroup, "sandbox"))
 	must(w.t, err)
@@ -222,6 +216,17 @@ func (w *world) pod() *testPod {
 		return netlink.LinkSetUp(lo)
 	}))
 	p.plug()
+	return p
+}
+
+// podNumbered is a pod of which nothing exists yet.
+func (w *world) podNumbered(n int) *testPod {
+	p := &testPod{
+		w: w, uid: fmt.Sprintf("0000000%d-aaaa-bbbb-cccc-000000000000", n), hostEnd: fmt.Sprintf("wb%d", n),
+		v4: netip.MustParseAddr(fmt.Sprintf("10.88.%d.2", n)), hostV4: netip.MustParseAddr(fmt.Sprintf("10.88.%d.1", n)),
+		v6: netip.MustParseAddr(fmt.Sprintf("fd88:%d::2", n)), hostV6: netip.MustParseAddr(fmt.Sprintf("fd88:%d::1", n)),
+	}
+	p.cgroup = filepath.Join(w.cgroup, "kubepods", "pod"+p.uid)
 	return p
 }
 
