@@ -91,6 +91,7 @@ func (c *Cluster) networkNodes(ctx context.Context) error {
 			case <-time.After(50 * time.Millisecond):
 			}
 		}
+		// containerd overlooks a file that is moved into the directory from another one.
 		const write = `set -e; d=/etc/cni/net.d; mkdir -p $d; [ -e $d/10-pods.conflist ] || { cat > $d/.new; mv $d/.new $d/10-pods.conflist; }`
 		if _, err := n.Run(ctx, strings.NewReader(conflist(n.podCIDRs)), "sh", "-c", write); err != nil {
 			return fmt.Errorf("write CNI configuration: %w", err)

@@ -34,8 +34,9 @@ func (c *Cluster) wireControl(ctx context.Context) error {
 		"link set br0 up")
 }
 
-// wireNode connects a node's eth0 to the bridge. A node that died took its end with it, and so the other.
+// wireNode connects a node's eth0 to the bridge.
 func (c *Cluster) wireNode(ctx context.Context, n *node) error {
+	c.unplug(ctx, n.Machine)
 	err := ip(ctx, c.control,
 		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", n.Name, n.PID),
 		fmt.Sprintf("link set %s master br0 up", n.Name))
@@ -50,6 +51,14 @@ func (c *Cluster) wireNode(ctx context.Context, n *node) error {
 		"link set eth0 up",
 		"route add default via "+control4.String(),
 		"route add ::/0 via "+control6.String())
+}
+
+// unplug takes a node off the bridge. A network namespace outlives its processes for a moment, and so does its cable; it is
+// no error if there is none.
+func (c *Cluster) unplug(ctx context.Context, m *machine.Machine) {
+	if c.control.PID != 0 && m != c.control {
+		_ = ip(ctx, c.control, "link del "+m.Name)
+	}
 }
 
 // routePods tells the control plane and every running node where the pods of each node are.

@@ -47,7 +47,7 @@ func (c *Cluster) Kill(ctx context.Context, target string) error {
 		return err
 	}
 	if service == "" {
-		return m.Kill(ctx)
+		return c.off(ctx, m)
 	}
 	return m.Signal(ctx, service, syscall.SIGKILL)
 }
@@ -59,9 +59,18 @@ func (c *Cluster) Stop(ctx context.Context, target string) error {
 		return err
 	}
 	if service == "" {
-		return m.Kill(ctx)
+		return c.off(ctx, m)
 	}
 	return m.Stop(ctx, service, stopGrace)
+}
+
+// off is a power failure.
+func (c *Cluster) off(ctx context.Context, m *machine.Machine) error {
+	if err := m.Kill(ctx); err != nil {
+		return err
+	}
+	c.unplug(ctx, m)
+	return nil
 }
 
 // Start starts a component that was stopped, or boots a machine: its disk is as it was, its memory is empty.

@@ -136,6 +136,6 @@ func enterMachine(dir, pid string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("enter machine: %w (apt-get install util-linux)", err)
 	}
-	argv := append([]string{"nsenter", "-t", pid, "-m", "-u", "-n", "-p", "-C", "--wd=/", "--"}, args...)
+	argv := append([]string{"nsenter", "-t", pid, "-m", "-u", "-n", "-p", "-C", "--"}, args...)
 	return syscall.Exec(nsenter, argv, os.Environ())
 }
