@@ -129,6 +129,25 @@ func TestTheUsersSecret(t *testing.T) {
 	}
 }
 
+// However it comes to a write, a replica that does not lead makes none.
+func TestALostLeaseStopsAWriteUnderWay(t *testing.T) {
+	s := kubeapi.Start(t)
+	var leading atomic.Bool
+	secret, err := NewSecret(s.Client(), "warren-system", leading.Load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leading.Store(true)
+	f, err := secret.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leading.Store(false)
+	if err := f.Write(ca.RootFile, []byte("x")); !errors.Is(err, ErrNotLeading) || s.Get("v1/secrets", "warren-system", SecretName) != nil {
+		t.Errorf("it wrote: %v", err)
+	}
+}
+
 func TestASecretWrittenMeanwhileStays(t *testing.T) {
 	s := kubeapi.Start(t)
 	secret, err := NewSecret(s.Client(), "warren-system", always)

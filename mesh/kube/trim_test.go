@@ -11,7 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/randfill"
 )
 
@@ -53,6 +55,9 @@ func filled(f *randfill.Filler, r *rand.Rand, o runtime.Object) runtime.Object {
 		o.Status.PodIP, o.Status.PodIPs = "10.0.0.2", []corev1.PodIP{{IP: "10.0.0.2"}, {IP: "fd00::2"}}
 		o.Status.Phase = corev1.PodPhase(pick("", "Pending", "Running", "Succeeded"))
 		o.Labels, o.Annotations = flags(o.Labels), flags(o.Annotations)
+		if o.DeletionTimestamp = nil; r.IntN(2) == 0 {
+			o.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+		}
 		o.Status.Conditions = append(o.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionStatus(pick("True", "False"))})
 	case *discoveryv1.EndpointSlice:
 		o.Name, o.Namespace, o.AddressType = "s", "ns", discoveryv1.AddressTypeIPv4
@@ -64,7 +69,7 @@ func filled(f *randfill.Filler, r *rand.Rand, o runtime.Object) runtime.Object {
 		for i := range o.Endpoints {
 			o.Endpoints[i].Addresses = []string{pick("10.0.0.2", "192.0.2.1")}
 			if ref := o.Endpoints[i].TargetRef; ref != nil {
-				ref.Kind = pick("Pod", "Other")
+				ref.Kind, ref.Namespace, ref.Name, ref.UID = pick("Pod", "Other"), pick("", "ns"), pick("p", "q"), types.UID(pick("uid", "former"))
 			}
 		}
 	}

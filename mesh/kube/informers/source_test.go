@@ -3,12 +3,18 @@
 package informers
 
 import (
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/kube"
@@ -128,8 +134,53 @@ func TestAMissingKindIsNoObstacle(t *testing.T) {
 	s.Uninstall(authz)
 	s.Cut()
 	eventually(t, "the absence is noticed", func() bool { return r.Status().Kinds[7].Absent })
+	s.Put("v1/pods", pod("cart-9", "b", 19))
+	r.wait(t, "a later step", func(m *mesh.Snapshot) bool { return m.WorkloadByPod("uid-cart-9") != nil })
 	if !hasPolicy("no")(r.Store().Snapshot()) {
 		t.Error("the policy fell away at the first word of its kind's absence")
+	}
+}
+
+func TestAKindThatStaysAwayIsGone(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := newBoard(func() time.Time { return now })
+	c := b.kind("AuthorizationPolicy")
+	if err := c.Replace([]any{&unstructured.Unstructured{Object: deny("no", nil)}}, "1"); err != nil {
+		t.Fatal(err)
+	}
+	notFound := apierrors.NewNotFound(schema.GroupResource{Resource: "authorizationpolicies"}, "")
+	for _, tt := range []struct {
+		after time.Duration
+		err   error
+		want  int
+	}{{0, notFound, 1}, {absence - time.Second, notFound, 1}, {time.Second, nil, 1}, {time.Second, notFound, 1}, {absence - time.Second, notFound, 1}, {time.Second, notFound, 0}} {
+		now = now.Add(tt.after)
+		c.answered(t.Context(), tt.err, slog.New(slog.DiscardHandler))
+		if len(c.objects) != tt.want {
+			t.Fatalf("at %+v: %d objects", tt, len(c.objects))
+		}
+	}
+}
+
+// A change of what is not read reaches neither the Translator nor the disk.
+func TestTheSameBytesAreNoEvent(t *testing.T) {
+	b := newBoard(time.Now)
+	b.live = true
+	c := b.kind("Pod")
+	p := pod("cart-1", "a", 11)
+	for i, want := range []int{1, 0, 1} {
+		p = p.DeepCopy()
+		p.Spec.Containers[0].Image = fmt.Sprint("image:", i)
+		if i == 2 {
+			p.Status.PodIP = "10.1.0.99"
+		}
+		if err := c.Update(p); err != nil {
+			t.Fatal(err)
+		}
+		evs, _, _ := b.take(false)
+		if _, unsaved := b.contents(); len(evs) != want || unsaved != (want > 0) {
+			t.Errorf("update %d: %d events, unsaved %v", i, len(evs), unsaved)
+		}
 	}
 }
 
