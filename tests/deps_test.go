@@ -98,6 +98,14 @@ var rules = []rule{
 		reason:    "every other package imports it: standard library and one persistent-map library only",
 	},
 	{
+		name:      "the CNI plugin carries nothing along",
+		packages:  []string{"mesh/cni", "agent/cni/plugin", "cmd/warren-cni"},
+		forbidden: []string{"k8s.io", "sigs.k8s.io", "istio.io", "google.golang.org/grpc", "agent"},
+		allowed:   []string{"agent/cni/plugin"},
+		deep:      true,
+		reason:    "it is started anew for each pod of the node, by the container runtime, and must start fast and with nothing there",
+	},
+	{
 		name:      "one package watches Kubernetes",
 		except:    []string{"mesh/kube/informers", "tests"},
 		forbidden: []string{"k8s.io/client-go/tools/cache", "k8s.io/client-go/informers"},
