@@ -21,6 +21,7 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/mesh/kube/apiserver"
 	"github.com/warren-mesh/warren/tests/kubeapi"
 )
 
@@ -39,6 +40,13 @@ type running struct {
 func follow(t *testing.T, s *kubeapi.Server, change ...func(*Config)) *running {
 	t.Helper()
 	r := &running{log: &logBuffer{}}
+	r.start(t, s, change...)
+	return r
+}
+
+// start follows any server.
+func (r *running) start(t *testing.T, s interface{ Client() *apiserver.Client }, change ...func(*Config)) {
+	t.Helper()
 	cfg := Config{Objects: kube.Config{Node: "a"}, Patience: time.Minute, Log: slog.New(slog.NewTextHandler(r.log, nil))}
 	for _, c := range change {
 		c(&cfg)
@@ -59,7 +67,6 @@ func follow(t *testing.T, s *kubeapi.Server, change ...func(*Config)) *running {
 		}
 	})
 	t.Cleanup(r.stop)
-	return r
 }
 
 func (r *running) synced(t *testing.T) {

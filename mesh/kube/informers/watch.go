@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/warren-mesh/warren/mesh/kube/apiserver"
@@ -40,20 +42,20 @@ func (c *kindCache) follow(ctx context.Context, client *apiserver.Client, log *s
 	}
 	r := cache.NewReflectorWithOptions(&observed{lw: cache.ToListerWatcherWithContext(lw), cache: c, log: log}, c.kind.wire, c, cache.ReflectorOptions{
 		Name: "warren/" + c.kind.resource.Resource, TypeDescription: c.kind.name,
-		Clock:   endingClock{Clock: clock.RealClock{}, ctx: ctx},
+		Clock:   endingClock{WithTicker: clock.RealClock{}, ctx: ctx},
 		Backoff: &wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 40, Cap: backoffCap},
 	})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.RunWithContext(ctx)
+		r.RunWithContext(klog.NewContext(ctx, logr.FromSlogHandler(demoted{log.Handler()})))
 	}()
 	return func() { <-done }, nil
 }
 
 // endingClock's pauses end with the context: the reflector's own do not all look at it.
 type endingClock struct {
-	clock.Clock
+	clock.WithTicker
 	ctx context.Context
 }
 
@@ -144,3 +146,23 @@ func (c *kindCache) missing(log *slog.Logger) {
 	}
 	c.replace(objects{})
 }
+
+// demoted writes everything at debug level: what a Reflector says of its errors is told by observed already, once.
+type demoted struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements slog.Handler.
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (d demoted) WithAttrs(as []slog.Attr) slog.Handler { return demoted{d.Handler.WithAttrs(as)} }
+
+// WithGroup implements slog.Handler.
+func (d demoted) WithGroup(name string) slog.Handler { return demoted{d.Handler.WithGroup(name)} }
