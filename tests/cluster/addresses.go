@@ -41,3 +41,6 @@ func nodeAddresses(n int) (v4, v6 netip.Addr) {
 	six[15] = byte(0x10 + n)
 	return netip.AddrFrom4(four), netip.AddrFrom16(six)
 }
+
+// nodeMAC of the nth node stays the same when it restarts, as its neighbours remember it.
+func nodeMAC(n int) string { return fmt.Sprintf("02:57:61:72:00:%02x", 10+n) }

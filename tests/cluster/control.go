@@ -107,7 +107,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 // waitAPI waits until the API server says it is ready.
 func (c *Cluster) waitAPI(ctx context.Context) error {
 	for {
-		_, err := c.client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		_, err := c.client.Discovery().RESTClient().Get().AbsPath("/readyz").MaxRetries(0).DoRaw(ctx)
 		if err == nil {
 			return nil
 		}

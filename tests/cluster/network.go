@@ -38,7 +38,7 @@ func (c *Cluster) wireControl(ctx context.Context) error {
 func (c *Cluster) wireNode(ctx context.Context, n *node) error {
 	c.unplug(ctx, n.Machine)
 	err := ip(ctx, c.control,
-		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", n.Name, n.PID),
+		fmt.Sprintf("link add %s type veth peer name eth0 address %s netns %d", n.Name, nodeMAC(n.number), n.PID),
 		fmt.Sprintf("link set %s master br0 up", n.Name))
 	if err != nil {
 		return err

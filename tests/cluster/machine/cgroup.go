@@ -231,17 +231,27 @@ func RemoveCgroups(dirs []string, within time.Duration) error {
 	}
 }
 
-// removeTree removes a cgroup and those in it, deepest first.
-func removeTree(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			err = errors.Join(err, removeTree(filepath.Join(dir, e.Name())))
+// emptyTrees removes what lies below the cgroups.
+func emptyTrees(dirs []string) error {
+	var failed error
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		failed = errors.Join(failed, err)
+		for _, e := range entries {
+			if e.IsDir() {
+				failed = errors.Join(failed, removeTree(filepath.Join(dir, e.Name())))
+			}
 		}
 	}
+	return failed
+}
+
+// removeTree removes a cgroup and those in it, deepest first.
+func removeTree(dir string) error {
+	err := emptyTrees([]string{dir})
 	if e := syscall.Rmdir(dir); e != nil && e != syscall.ENOENT {
 		err = errors.Join(err, fmt.Errorf("remove cgroup %s: %w", dir, e))
 	}
