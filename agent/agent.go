@@ -191,7 +191,8 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	g.Go(func() error { return server.Serve(ctx, ls.wds) })
 	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
 	g.Go(func() error { return a.reconcile(ctx) })
-	g.Go(func() error { return (&cni.Server{Pods: announcer{a}, Log: a.cfg.Log}).Serve(ctx, ls.cni) })
+	plugins := cni.NewServer(announcer{a}, a.cfg.Log, a.registry)
+	g.Go(func() error { return plugins.Serve(ctx, ls.cni) })
 	if a.cfg.StateDir != "" {
 		g.Go(func() error { return a.cacheNamespaces(ctx) })
 	}

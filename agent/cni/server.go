@@ -14,6 +14,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -37,10 +38,22 @@ type Pods interface {
 	Check(ctx context.Context, r cni.Request) cni.Reply
 }
 
-// Server answers plugins.
+// Server answers plugins. See NewServer.
 type Server struct {
-	Pods Pods
-	Log  *slog.Logger
+	pods Pods
+	log  *slog.Logger
+	took *prometheus.HistogramVec
+}
+
+// NewServer makes a server that asks pods, and counts into reg.
+func NewServer(pods Pods, log *slog.Logger, reg prometheus.Registerer) *Server {
+	s := &Server{pods: pods, log: log, took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "warren_cni_answer_seconds",
+		Help:    "How long CNI plugins, and so the start of pods, waited for an answer.",
+		Buckets: []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15, 60},
+	}, []string{"op", "result"})}
+	reg.MustRegister(s.took)
+	return s
 }
 
 // Serve answers until ctx ends, and returns nil then. Who waits for an answer is not given one: its plugin asks the
@@ -61,7 +74,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		g.Go(func() error {
 			defer c.Close()
 			if err := s.serve(ctx, c); err != nil && ctx.Err() == nil {
-				s.Log.Warn("CNI plugin", "err", err)
+				s.log.Warn("CNI plugin", "err", err)
 			}
 			return nil
 		})
@@ -107,14 +120,15 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) error {
 		netns := files[0]
 		files = nil
 		wait, stop := context.WithTimeout(ctx, r.Wait())
-		reply = s.Pods.Announce(wait, r, netns)
+		reply = s.pods.Announce(wait, r, netns)
 		stop()
 	case cni.Del:
-		s.Pods.Ended(ctx, r)
+		s.pods.Ended(ctx, r)
 	case cni.Check:
-		reply = s.Pods.Check(ctx, r)
+		reply = s.pods.Check(ctx, r)
 	}
-	s.Log.Info("CNI plugin", "op", r.Op, "pod", r.Pod.String(), "uid", r.Pod.UID, "container", r.Container,
+	s.took.WithLabelValues(string(r.Op), string(reply.Result)).Observe(time.Since(start).Seconds())
+	s.log.Info("CNI plugin", "op", r.Op, "pod", r.Pod.String(), "uid", r.Pod.UID, "container", r.Container,
 		"result", reply.Result, "reason", reply.Reason, "err", reply.Error, "took", time.Since(start).Round(time.Microsecond))
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("pod %s: nobody waits for the answer any more", r.Pod)

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	promtest "github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/warren-mesh/warren/mesh/cni"
@@ -107,9 +109,15 @@ func serve(t *testing.T, p *pretend) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	reg := prometheus.NewRegistry()
+	t.Cleanup(func() {
+		if problems, err := promtest.GatherAndLint(reg); err != nil || len(problems) > 0 {
+			t.Errorf("metrics: %v %v", problems, err)
+		}
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- (&Server{Pods: p, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l) }()
+	go func() { done <- NewServer(p, slog.New(slog.DiscardHandler), reg).Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
