@@ -5,7 +5,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,7 +58,10 @@ func build(ctx context.Context, r *report) (tools, error) {
 		return nil, fmt.Errorf("ask go for its version: %w (install Go 1.26 or newer from https://go.dev/dl and put it on PATH)", err)
 	}
 	b := &builder{ctx: ctx, cache: cache, report: r, compiler: strings.Join(strings.Fields(string(version)), " ")}
-	unlock, err := b.lock()
+	if err := os.MkdirAll(filepath.Join(cache, "bin"), 0o755); err != nil {
+		return nil, fmt.Errorf("create cache: %w", err)
+	}
+	unlock, err := lockFile(ctx, filepath.Join(cache, "build.lock"), func() { r.note("another build is under way: waiting for it") })
 	if err != nil {
 		return nil, err
 	}
@@ -71,36 +73,6 @@ func build(ctx context.Context, r *report) (tools, error) {
 		}
 	}
 	return t, b.prune(slices.Collect(maps.Values(t)))
-}
-
-// lock keeps two builds on one machine from doing the same work side by side.
-func (b *builder) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Join(b.cache, "bin"), 0o755); err != nil {
-		return nil, fmt.Errorf("create cache: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(b.cache, "build.lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock cache: %w", err)
-	}
-	for waited := false; ; waited = true {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			_ = f.Close()
-			return nil, fmt.Errorf("lock cache: %w", err)
-		}
-		if !waited {
-			b.report.note("another build is under way: waiting for it")
-		}
-		select {
-		case <-b.ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("wait for another build: %w", b.ctx.Err())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
 
 func (b *builder) build(r recipe) (string, error) {
@@ -195,63 +167,6 @@ func (b *builder) count(src string, env, args []string) int {
 		return 0
 	}
 	return bytes.Count(list, []byte("\n"))
-}
-
-// seccomp finds libseccomp for the linker: the system's, or Debian's development package unpacked beside the build.
-func (b *builder) seccomp(work string) ([]string, error) {
-	for _, tool := range []string{"gcc", "pkg-config"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("find %s: %w (apt-get install gcc libc6-dev pkg-config libseccomp-dev)", tool, err)
-		}
-	}
-	if exec.CommandContext(b.ctx, "pkg-config", "--exists", "libseccomp").Run() == nil {
-		return []string{"CGO_ENABLED=1"}, nil
-	}
-	dir := filepath.Join(work, "seccomp")
-	script := `mkdir -p "$1" && cd "$1" && apt-get download libseccomp-dev && dpkg-deb -x libseccomp-dev_*.deb . && find . -name 'libseccomp.so*' -delete`
-	cmd := exec.CommandContext(b.ctx, "sh", "-c", script, "sh", dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("fetch libseccomp-dev: %w: %s (apt-get install libseccomp-dev)", err, strings.TrimSpace(string(out)))
-	}
-	found, _ := filepath.Glob(filepath.Join(dir, "usr/lib/*/pkgconfig"))
-	if len(found) == 0 {
-		return nil, errors.New("find libseccomp.pc in Debian's libseccomp-dev: it is not there (apt-get install libseccomp-dev)")
-	}
-	return []string{"CGO_ENABLED=1", "PKG_CONFIG_PATH=" + found[0], "PKG_CONFIG_SYSROOT_DIR=" + dir}, nil
-}
-
-// copyCRDs takes the definitions Warren reads out of their modules.
-func copyCRDs(b *builder, src, out string) error {
-	cmd := exec.CommandContext(b.ctx, "go", "mod", "download", "-json", "sigs.k8s.io/gateway-api", "istio.io/api")
-	cmd.Dir, cmd.Env = src, environment()
-	list, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("download modules: %w", err)
-	}
-	for d := json.NewDecoder(bytes.NewReader(list)); d.More(); {
-		var m struct{ Path, Dir string }
-		if err := d.Decode(&m); err != nil {
-			return fmt.Errorf("download modules: %w", err)
-		}
-		pattern := "config/crd/experimental/gateway.*.yaml"
-		if m.Path == "istio.io/api" {
-			pattern = "kubernetes/customresourcedefinitions.gen.yaml"
-		}
-		files, _ := filepath.Glob(filepath.Join(m.Dir, pattern))
-		if len(files) == 0 {
-			return fmt.Errorf("find %s in %s: no such file", pattern, m.Path)
-		}
-		for _, f := range files {
-			y, err := os.ReadFile(f)
-			if err != nil {
-				return fmt.Errorf("read definitions: %w", err)
-			}
-			if err := os.WriteFile(filepath.Join(out, filepath.Base(f)), y, 0o644); err != nil {
-				return fmt.Errorf("write definitions: %w", err)
-			}
-		}
-	}
-	return nil
 }
 
 // unusedFor is how long the outcome of another version stays in the cache after its last use.

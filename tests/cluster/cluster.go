@@ -10,14 +10,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"k8s.io/client-go/dynamic"
@@ -26,24 +24,6 @@ import (
 
 	"github.com/warren-mesh/warren/tests/cluster/machine"
 )
-
-// Options of a cluster; the zero value is a good one.
-type Options struct {
-	Name   string    // of the cluster, default "warren"; two clusters with different names can run side by side
-	Nodes  int       // default 2, at most 9
-	Output io.Writer // gets a line for each stage with its time; default: silence
-	Reuse  bool      // take a running cluster of this name instead of starting afresh
-}
-
-func (o Options) withDefaults() Options {
-	if o.Name == "" {
-		o.Name = "warren"
-	}
-	if o.Nodes == 0 {
-		o.Nodes = 2
-	}
-	return o
-}
 
 // Cluster is a running cluster. Its methods are safe for concurrent use, but for those that start and stop machines.
 type Cluster struct {
@@ -72,8 +52,8 @@ type state struct {
 // removed first. When it fails, logs stay until the next Up or Down.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
 	o = o.withDefaults()
-	if o.Nodes < 1 || o.Nodes > 9 {
-		return nil, fmt.Errorf("start cluster: %d nodes (want 1 to 9)", o.Nodes)
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	r := newReport(o.Output)
 	if err := Prerequisites(); err != nil {
@@ -83,18 +63,23 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	unlock, err := lockState(ctx, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if o.Reuse {
 		if c, err := Open(o); err == nil && c.runs(ctx) {
 			r.note("cluster %s runs already", o.Name)
 			return c, nil
 		}
 	}
-	if err := Sweep(o.Name); err != nil {
+	if err := sweep(o.Name); err != nil {
 		return nil, err
 	}
 	c, err := create(o, t, r)
 	if err != nil {
-		return nil, errors.Join(err, Sweep(o.Name))
+		return nil, errors.Join(err, sweep(o.Name))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -249,40 +234,6 @@ func (c *Cluster) save() error {
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
-}
-
-// Down ends the cluster and removes everything of it.
-func (c *Cluster) Down() error { return Sweep(c.options.Name) }
-
-// Sweep removes what a cluster of that name left: processes, cgroups and files; mounts and links go with the processes.
-// It goes by the cgroups, so that it needs no state of the run that made them. It is no error if there is nothing.
-func Sweep(name string) error {
-	dir, err := stateDir(name)
-	if err != nil {
-		return err
-	}
-	dirs, err := machine.FindCgroups(cgroupPrefix(name))
-	if err != nil {
-		return err
-	}
-	if err := machine.RemoveCgroups(dirs, 20*time.Second); err != nil {
-		return err
-	}
-	// A mount in a dying namespace keeps directories busy for a moment.
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		err := os.RemoveAll(dir)
-		if err == nil || !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
-			return err
-		}
-	}
-}
-
-func stateDir(name string) (string, error) {
-	cache, err := Cache()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(cache, "run", name), nil
 }
 
 func cgroupPrefix(name string) string { return "warren-testcluster." + name + "." }

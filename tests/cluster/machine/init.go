@@ -49,11 +49,15 @@ func boot(dir string) error {
 	if err := enter(s.Cgroups, ""); err != nil {
 		return err
 	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("make a cgroup namespace: %w", err)
 	}
-	return syscall.Exec("/proc/self/exe", []string{"warren-testmachine", "init", dir}, os.Environ())
+	return syscall.Exec(program, []string{"warren-testmachine", "init", dir}, os.Environ())
 }
 
 // runInit is pid 1 until the machine is killed from outside.
