@@ -3,6 +3,7 @@
 package informers
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -17,14 +18,17 @@ type board struct {
 
 	mu      sync.Mutex
 	kinds   []*kindCache
-	live    bool          // every kind has arrived once; never false again
-	pending []kube.Event  // since the last step, while live
-	unsaved bool          // differs from the snapshot on disk
+	live    bool            // every kind has arrived once; never false again
+	pending []kube.Event    // since the last step, while live
+	unsaved bool            // differs from the snapshot on disk
+	away    context.Context // ends when a kind that could not be watched can be again
+	back    context.CancelFunc
 	wake    chan struct{} // holds one token when there is something to take
 }
 
 func newBoard(now func() time.Time) *board {
 	b := &board{now: now, wake: make(chan struct{}, 1)}
+	b.away, b.back = context.WithCancel(context.Background())
 	for _, k := range kinds {
 		b.kinds = append(b.kinds, &kindCache{kind: k, board: b, objects: objects{}, problems: map[string][]kube.Problem{}})
 	}
@@ -48,6 +52,19 @@ func (b *board) arrived() {
 	}
 	b.live = true
 	b.ring()
+}
+
+// outage returns a context that ends when the server is back for some kind.
+func (b *board) outage() context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.away
+}
+
+// endOutage has every pause end; the lock is held.
+func (b *board) endOutage() {
+	b.back()
+	b.away, b.back = context.WithCancel(context.Background())
 }
 
 func (b *board) ring() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -42,7 +43,7 @@ func (c *kindCache) follow(ctx context.Context, client *apiserver.Client, log *s
 	}
 	r := cache.NewReflectorWithOptions(&observed{lw: cache.ToListerWatcherWithContext(lw), cache: c, log: log}, c.kind.wire, c, cache.ReflectorOptions{
 		Name: "warren/" + c.kind.resource.Resource, TypeDescription: c.kind.name,
-		Clock:   endingClock{WithTicker: clock.RealClock{}, ctx: ctx},
+		Clock:   pausing{WithTicker: clock.RealClock{}, ctx: ctx, board: c.board},
 		Backoff: &wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 40, Cap: backoffCap},
 	})
 	done := make(chan struct{})
@@ -53,27 +54,32 @@ func (c *kindCache) follow(ctx context.Context, client *apiserver.Client, log *s
 	return func() { <-done }, nil
 }
 
-// endingClock's pauses end with the context: the reflector's own do not all look at it.
-type endingClock struct {
+// pausing is a clock whose pauses end with the context, to which the reflector's own do not all look, and when
+// another kind reaches the server again: what was away for one is back for all.
+type pausing struct {
 	clock.WithTicker
-	ctx context.Context
+	ctx   context.Context
+	board *board
 }
 
-// After returns a channel that is ready after d, or when the context ends.
-func (c endingClock) After(d time.Duration) <-chan time.Time {
+// After returns a channel that is ready after d, or earlier.
+func (p pausing) After(d time.Duration) <-chan time.Time {
 	ch := make(chan time.Time, 1)
+	stop := make([]func() bool, 0, 2)
 	ring := func() {
 		select {
-		case ch <- c.Now():
+		case ch <- p.Now():
 		default:
 		}
-	}
-	t := time.AfterFunc(d, ring)
-	context.AfterFunc(c.ctx, func() {
-		if t.Stop() {
-			ring()
+		for _, s := range stop {
+			s()
 		}
-	})
+	}
+	ready := make(chan struct{}) // nobody rings before all of stop is there
+	early := func() { <-ready; ring() }
+	t := time.AfterFunc(d, early)
+	stop = append(stop, context.AfterFunc(p.ctx, early), context.AfterFunc(p.board.outage(), early), t.Stop)
+	close(ready)
 	return ch
 }
 
@@ -116,6 +122,7 @@ func (c *kindCache) answered(ctx context.Context, err error, log *slog.Logger) {
 	case err == nil:
 		if c.err != nil {
 			log.Info("watching again", "kind", c.kind.name)
+			c.board.endOutage()
 		}
 		c.alive()
 		return
@@ -124,6 +131,9 @@ func (c *kindCache) answered(ctx context.Context, err error, log *slog.Logger) {
 		return
 	case errors.Is(err, io.EOF), apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return // the ordinary ends of a watch
+	}
+	if cause := (*url.Error)(nil); errors.As(err, &cause) {
+		err = cause.Err // the URL is another each time
 	}
 	if c.err == nil || c.err.Error() != err.Error() {
 		log.Warn("can't watch, trying again", "kind", c.kind.name, "err", err)
@@ -157,7 +167,9 @@ func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
 
 // Handle implements slog.Handler.
 func (d demoted) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = slog.LevelDebug
+	if r.Level = slog.LevelDebug; !d.Handler.Enabled(ctx, r.Level) {
+		return nil // errors come without having been asked for
+	}
 	return d.Handler.Handle(ctx, r)
 }
 
