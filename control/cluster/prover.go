@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/client-go/rest"
 
@@ -55,6 +56,7 @@ type Prover struct {
 	reviews rest.Interface
 	issuer  *issuer
 	proven  *proven
+	judging singleflight.Group // by token
 
 	mu   sync.Mutex
 	away time.Time // until when the API server is not asked
@@ -114,6 +116,18 @@ func (p *Prover) Prove(ctx context.Context, token string) (string, error) {
 	if node, err, ok := p.proven.get(token); ok {
 		return node, err
 	}
+	// A node that starts asks for all its pods' certificates at once: one judgement serves them all.
+	judged := p.judging.DoChan(token, func() (any, error) { return p.judge(context.WithoutCancel(ctx), token, t) })
+	select {
+	case r := <-judged:
+		return r.Val.(string), r.Err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// judge decides about a token that is not remembered, and remembers it.
+func (p *Prover) judge(ctx context.Context, token string, t *jwt) (string, error) {
 	signed, err := p.signature(ctx, t)
 	if err != nil {
 		return "", err
@@ -167,9 +181,6 @@ func (p *Prover) ask(ctx context.Context, token string, t *jwt, signed bool) (st
 	node, err := p.review(ctx, token, t)
 	if !away(err) {
 		return node, err
-	}
-	if ctx.Err() != nil {
-		return "", passing{ctx.Err()}
 	}
 	p.mu.Lock()
 	p.away = p.cfg.Now().Add(awayFor)

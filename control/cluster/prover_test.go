@@ -3,11 +3,14 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -38,6 +41,37 @@ func TestProveByReview(t *testing.T) {
 	prove(t, w, token, "a", "")
 	if w.counted() != 2 {
 		t.Errorf("%d reviews, want another after a minute", w.counted())
+	}
+}
+
+// A node that starts asks for all its pods at once.
+func TestManyAtOnceAreOneReview(t *testing.T) {
+	w := newWorld(t, rsaSigner())
+	token := w.signer.sign(t, nodeClaims("a", nil))
+	gate := make(chan struct{})
+	status := w.status
+	w.status = func(token string) authenticationv1.TokenReviewStatus { <-gate; return status(token) }
+	var all errgroup.Group
+	for range 50 {
+		all.Go(func() error {
+			node, err := w.prover.Prove(t.Context(), token)
+			if err == nil && node != "a" {
+				err = errors.New("proved " + node)
+			}
+			return err
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := w.prover.Prove(ctx, token); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that went: %v", err)
+	}
+	close(gate)
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := w.counted(); n != 1 {
+		t.Errorf("%d reviews", n)
 	}
 }
 
