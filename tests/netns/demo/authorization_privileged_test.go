@@ -39,25 +39,32 @@ func TestAuthorizationPage(t *testing.T) {
 	if out, err := u.types("build/bin/warren-netns demo", "", time.Minute); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	commands := commandsOf(t, "../../../docs/authorization.md")
-	tests := []struct {
-		part, shows string
-		fails       bool
-	}{
+	u.follows("../../../docs/authorization.md", []step{
 		{part: "DIR="}, {part: "LOGS="}, {part: "cp deploy"},
 		{part: "shop buy", shows: "queued"},
 		{part: "get shop/web", shows: "connection reset by peer", fails: true},
 		{part: "grep POLICY_NO_ALLOW", shows: "policy=shop/inventory-callers"},
 		{part: "rm $DIR"}, {part: "cp deploy"},
 		{part: "cat $DIR", shows: "spec.rules[0].to[0].operation.methods"},
-	}
-	if len(commands) != len(tests) {
-		t.Fatalf("the page has %d commands, %d are known: %q", len(commands), len(tests), commands)
+	})
+}
+
+// step is a command of a page: part of it, and what it shows.
+type step struct {
+	part, shows string
+	fails       bool
+}
+
+// follows types every command of a page.
+func (u *user) follows(page string, steps []step) {
+	commands := commandsOf(u.t, page)
+	if len(commands) != len(steps) {
+		u.t.Fatalf("the page has %d commands, %d are known: %q", len(commands), len(steps), commands)
 	}
 	before := ""
-	for i, tt := range tests {
-		t.Run(fmt.Sprint(i, " ", tt.part), func(t *testing.T) {
-			if !strings.Contains(commands[i], tt.part) {
+	for i, s := range steps {
+		u.t.Run(fmt.Sprint(i, " ", s.part), func(t *testing.T) {
+			if !strings.Contains(commands[i], s.part) {
 				t.Fatalf("the command is %q", commands[i])
 			}
 			if strings.Contains(commands[i], "=$(") {
@@ -68,12 +75,12 @@ func TestAuthorizationPage(t *testing.T) {
 			var err error
 			defer func() {
 				if t.Failed() {
-					t.Logf("%v, want %q in:\n%s", err, tt.shows, out)
+					t.Logf("%v, want %q in:\n%s", err, s.shows, out)
 				}
 			}()
 			testutil.Eventually(t, 20*time.Second, commands[i], func() bool {
 				out, err = u.types("sh", before+commands[i]+"\n", 20*time.Second)
-				return (err != nil) == tt.fails && strings.Contains(out, tt.shows)
+				return (err != nil) == s.fails && strings.Contains(out, s.shows)
 			})
 		})
 	}

@@ -45,7 +45,7 @@ func newUser(t *testing.T) *user {
 	}
 	u := &user{t: t, root: root, env: append(os.Environ(), "TMPDIR="+tmp)}
 	if bin == filepath.Join(root, "build", "bin") {
-		build := exec.Command("go", "build", "-o", bin+"/", "./deploy/samples/shop", "./tests/netns/cmd/warren-netns")
+		build := exec.Command("go", "build", "-o", bin+"/", "./deploy/samples/shop", "./tests/netns/cmd/warren-netns", "./cmd/warrenctl")
 		build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build: %v\n%s", err, out)
