@@ -51,14 +51,14 @@ func (t *Translator) podEndpoints(p *pod) map[mesh.Name]mesh.EndpointPorts {
 			}
 		}
 	}
-	for sl := range t.slicesByPod[p.name] {
+	for sl := range t.slicesByPod[p.name].all() {
 		visit(sl, func(e endpoint) bool { return e.pod == p.name && (e.podUID == "" || e.podUID == p.uid) })
 	}
 	if p.hostNetwork {
 		return out
 	}
 	for _, a := range p.addresses {
-		for sl := range t.slicesByAddr[a] {
+		for sl := range t.slicesByAddr[a].all() {
 			visit(sl, func(e endpoint) bool { return e.pod.IsZero() && e.addr == a })
 		}
 	}
@@ -70,7 +70,7 @@ func (t *Translator) sliceWorkloads(s *slice) map[string]*mesh.Workload {
 	out := map[string]*mesh.Workload{}
 	svc := t.services[s.service]
 	for _, e := range s.endpoints {
-		if !e.pod.IsZero() || len(t.podsByAddr[e.addr]) > 0 {
+		if !e.pod.IsZero() || t.podsByAddr[e.addr].len() > 0 {
 			continue
 		}
 		w := &mesh.Workload{

@@ -124,9 +124,9 @@ func (t *Translator) putSlice(k Key, o *discoveryv1.EndpointSlice) (errs, partia
 	addTo(t.slicesByService, s.service, s.name)
 	for _, e := range s.endpoints {
 		if e.pod.IsZero() {
-			addTo(t.slicesByAddr, e.addr, s.name)
+			addFew(t.slicesByAddr, e.addr, s.name)
 		} else {
-			addTo(t.slicesByPod, e.pod, s.name)
+			addFew(t.slicesByPod, e.pod, s.name)
 		}
 	}
 	t.touchSlice(s)
@@ -142,8 +142,8 @@ func (t *Translator) deleteSlice(k Key) {
 	delete(t.slices, s.name)
 	removeFrom(t.slicesByService, s.service, s.name)
 	for _, e := range s.endpoints {
-		removeFrom(t.slicesByAddr, e.addr, s.name)
-		removeFrom(t.slicesByPod, e.pod, s.name)
+		removeFew(t.slicesByAddr, e.addr, s.name)
+		removeFew(t.slicesByPod, e.pod, s.name)
 	}
 }
 
@@ -152,7 +152,7 @@ func (t *Translator) touchSlice(s *slice) {
 	t.dirtySlices.add(s.name)
 	for _, e := range s.endpoints {
 		if e.pod.IsZero() {
-			t.dirtyPods.addAll(t.podsByAddr[e.addr])
+			t.dirtyPods.addFew(t.podsByAddr[e.addr])
 		} else {
 			t.dirtyPods.add(e.pod)
 		}

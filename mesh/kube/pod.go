@@ -160,8 +160,8 @@ func (t *Translator) indexPod(p *pod) {
 		return
 	}
 	for _, a := range p.addresses {
-		addTo(t.podsByAddr, a, p.name)
-		t.dirtySlices.addAll(t.slicesByAddr[a])
+		addFew(t.podsByAddr, a, p.name)
+		t.dirtySlices.addFew(t.slicesByAddr[a])
 	}
 }
 
@@ -176,7 +176,7 @@ func (t *Translator) unindexPod(p *pod) {
 	t.dirtyNamespaces = t.dirtyNamespaces || t.cfg.ImplicitNamespaces
 	t.dirtyPods.add(p.name)
 	for _, a := range p.addresses {
-		removeFrom(t.podsByAddr, a, p.name)
-		t.dirtySlices.addAll(t.slicesByAddr[a])
+		removeFew(t.podsByAddr, a, p.name)
+		t.dirtySlices.addFew(t.slicesByAddr[a])
 	}
 }

@@ -61,10 +61,10 @@ type Translator struct {
 	podsByNamespace map[string]set[mesh.Name]
 	optedIn         map[string]set[mesh.Name] // by namespace: pods that ask for the mesh themselves
 	podsByNode      map[string]set[mesh.Name]
-	podsByAddr      map[netip.Addr]set[mesh.Name] // without host-network pods
+	podsByAddr      map[netip.Addr]few[mesh.Name] // without host-network pods
 	slicesByService map[mesh.Name]set[mesh.Name]
-	slicesByPod     map[mesh.Name]set[mesh.Name]
-	slicesByAddr    map[netip.Addr]set[mesh.Name] // endpoints without a pod reference
+	slicesByPod     map[mesh.Name]few[mesh.Name]
+	slicesByAddr    map[netip.Addr]few[mesh.Name] // endpoints without a pod reference
 
 	synced                     bool
 	dirtyPods, dirtyServices   set[mesh.Name]
@@ -92,10 +92,10 @@ func NewTranslator(c Config) *Translator {
 		podsByNamespace: map[string]set[mesh.Name]{},
 		optedIn:         map[string]set[mesh.Name]{},
 		podsByNode:      map[string]set[mesh.Name]{},
-		podsByAddr:      map[netip.Addr]set[mesh.Name]{},
+		podsByAddr:      map[netip.Addr]few[mesh.Name]{},
 		slicesByService: map[mesh.Name]set[mesh.Name]{},
-		slicesByPod:     map[mesh.Name]set[mesh.Name]{},
-		slicesByAddr:    map[netip.Addr]set[mesh.Name]{},
+		slicesByPod:     map[mesh.Name]few[mesh.Name]{},
+		slicesByAddr:    map[netip.Addr]few[mesh.Name]{},
 		dirtyPods:       set[mesh.Name]{},
 		dirtyServices:   set[mesh.Name]{},
 		dirtySlices:     set[mesh.Name]{},

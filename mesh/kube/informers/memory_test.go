@@ -103,7 +103,7 @@ func TestMemoryPerThousandPods(t *testing.T) {
 	if got := perThousand(kept - before); got > 800 {
 		t.Errorf("%.0f KiB kept per 1,000 pods", got)
 	}
-	if got := perThousand(all - before); got > 8192 {
+	if got := perThousand(all - before); got > 5120 {
 		t.Errorf("%.0f KiB per 1,000 pods", got)
 	}
 	start := time.Now()
