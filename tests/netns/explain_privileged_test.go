@@ -4,6 +4,7 @@ package netns
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,7 +220,7 @@ func TestExplainAgreesWithReality(t *testing.T) {
 	x := newExplained(t)
 	const rounds, each = 60, 40
 	kinds, total, started := map[string]int{}, 0, time.Now()
-	for r := 0; r < scale(rounds) && time.Since(started) < 30*time.Second && !t.Failed(); r++ {
+	for r := 0; r < scale(rounds) && time.Since(started) < 25*time.Second && !t.Failed(); r++ {
 		x.change(t)
 		logs := map[*Node]*evidence{x.Node("a"): witness(t, x.Node("a")), x.Node("b"): witness(t, x.Node("b"))}
 		var all []*attempted
@@ -262,6 +264,8 @@ func TestExplainAgreesWithReality(t *testing.T) {
 		t.Errorf("only %d kinds of outcome", len(kinds))
 	}
 	x.endpoints(t)
+	x.waits(t)
+	x.kernel(t)
 }
 
 // check compares one connection with what was told of it, and says which kind it was.
@@ -420,5 +424,45 @@ func (x *explained) endpoints(t *testing.T) {
 		if have := slices.Sorted(maps.Keys(got)); !slices.Equal(have, want) {
 			t.Errorf("endpoints %v were chosen, told were %v", have, want)
 		}
+	}
+}
+
+// waits: an address of the cluster that nobody explains is waited for, then refused.
+func (x *explained) waits(t *testing.T) {
+	client := x.clients[0]
+	nobody := client.IPv4.As4()
+	nobody[3] = 250
+	q := url.Values{"src": {client.String()}, "dst": {netip.AddrFrom4(nobody).String()}, "port": {"80"}}
+	a := &attempted{from: client, told: x.ask(t, client.Node, q)}
+	if a.told == nil || a.told.Verdict != explain.Waits {
+		t.Fatalf("told %+v", a.told)
+	}
+	log := witness(t, client.Node)
+	started := time.Now()
+	a.connect(t)
+	if took := time.Since(started); !isReset(a.err) || took < heldFor-time.Second {
+		t.Errorf("ended with %v after %v", a.err, took)
+	}
+	log.ended("source", a.told.Reason.String(), by(a.local, client))
+}
+
+// kernel: what the kernel programs refuse or leave alone.
+func (x *explained) kernel(t *testing.T) {
+	client := x.clients[0]
+	for _, port := range []uint16{15001, 15006, 15008, 15053, 8080} {
+		q := url.Values{"src": {client.String()}, "dst": {client.IPv4.String()}, "port": {fmt.Sprint(port)}}
+		told, log := x.ask(t, client.Node, q), witness(t, client.Node)
+		if told == nil {
+			continue
+		}
+		_, _, err := end(t, client, client.Addr("tcp4", port).String())
+		want := explain.Allowed // nobody listens at 8080, which is the application's affair
+		if errors.Is(err, syscall.EPERM) {
+			want = explain.Refused
+		}
+		if told.Verdict != want {
+			t.Errorf("port %d: told %s %s, ended with %v", port, told.Verdict, told.Reason, err)
+		}
+		log.counted(told.Reason.String())
 	}
 }

@@ -98,13 +98,28 @@ func (s Sources) profiles(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s Sources) explainer() explain.Explainer {
-	return explain.Explainer{Node: s.Node, Snapshot: s.Snapshot, Listeners: func() map[string][]string {
-		out := map[string][]string{}
-		for _, p := range s.Pods() {
-			out[p.UID] = p.Listeners
-		}
-		return out
-	}}
+	return explain.Explainer{
+		Node: s.Node, Snapshot: s.Snapshot,
+		Listeners: func() map[string][]string {
+			out := map[string][]string{}
+			for _, p := range s.Pods() {
+				out[p.UID] = p.Listeners
+			}
+			return out
+		},
+		Certificate: func(id mesh.Identity) string {
+			for _, c := range s.Certificates() {
+				switch {
+				case c.Identity != id:
+				case c.State != identity.StateAvailable:
+					return strings.TrimSuffix("the source has no valid certificate, without which there is no tunnel (NO_CERTIFICATE): "+c.Error, ": ")
+				default:
+					return ""
+				}
+			}
+			return "the source has no certificate here, without which there is no tunnel (NO_CERTIFICATE)"
+		},
+	}
 }
 
 func (s Sources) logging(w http.ResponseWriter, r *http.Request) {

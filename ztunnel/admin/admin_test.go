@@ -122,3 +122,22 @@ func TestSealedProfilesAreText(t *testing.T) {
 		}
 	}
 }
+
+// TestExplain: the page answers with what this ztunnel has, its certificates among it.
+func TestExplain(t *testing.T) {
+	s := sources()
+	web := &mesh.Workload{UID: "c//Pod/shop/web", PodUID: "u1", Namespace: "shop", Name: "web", ServiceAccount: "web", Node: "n1", Capture: mesh.Captured,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.1")}}
+	cart := &mesh.Workload{UID: "c//Pod/shop/cart", PodUID: "u2", Namespace: "shop", Name: "cart", ServiceAccount: "cart", Node: "n1", Capture: mesh.Captured,
+		Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.2")}}
+	snap := mesh.NewSnapshot().With(mesh.PutWorkload{Workload: web}, mesh.PutWorkload{Workload: cart})
+	s.Snapshot = func() *mesh.Snapshot { return snap }
+	for query, want := range map[string]string{"src=shop/web&dst=shop/cart": "SAME_NODE", "src=shop/cart&dst=shop/web": "NO_CERTIFICATE"} {
+		if code, body := get(t, Handler(s), http.MethodGet, "/debug/explain?port=80&"+query); code != 200 || !strings.Contains(body, want) || strings.Contains(body, "NO_CERTIFICATE") != (want == "NO_CERTIFICATE") {
+			t.Errorf("%s: %d %s", query, code, body)
+		}
+	}
+	if code, body := get(t, Handler(s), http.MethodGet, "/debug/explain?port=80&src=u1&dst=10.1.0.2"); code != 200 || !strings.Contains(body, `"listeners": [`) {
+		t.Errorf("the listeners held here are not told: %d %s", code, body)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -36,6 +37,8 @@ type Explainer struct {
 	Snapshot func() *mesh.Snapshot
 	// Listeners are those held here, by pod uid; nil where there are none. It is called once for each query.
 	Listeners func() map[string][]string
+	// Certificate says what is wrong with that of an identity held here, "" when nothing is; nil: nothing is known.
+	Certificate func(mesh.Identity) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -186,9 +189,12 @@ func (x *run) outcome(d route.Decision, steps []string) {
 		x.plain(&o, d.Workload, d.Upstream)
 	case route.Tunnel:
 		c.Upstream, c.Authority = d.Upstream.String(), d.Authority
+		if x.Certificate != nil && c.Node == x.Node {
+			o.Note = x.Certificate(x.source.workload.Identity())
+		}
 		if d.Service != nil && !d.Service.Waypoint.IsZero() {
 			c.Waypoint = d.Service.Waypoint.String()
-			o.Note = "what the waypoint does with it is not told here"
+			o.Note = strings.TrimPrefix(o.Note+"; what the waypoint does with it is not told here", "; ")
 			x.chosen(netip.AddrPortFrom(d.Upstream.Addr(), d.Target.Port()).String())
 			break
 		}

@@ -62,6 +62,10 @@ func TestHandler(t *testing.T) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}
 	}
+	e.Certificate = func(id mesh.Identity) string { return "no certificate for " + id.ServiceAccount }
+	if text := get("src=shop/client&dst=shop/web&port=80&format=text", "").Body.String(); !strings.Contains(text, "note       no certificate for client") {
+		t.Errorf("the text lacks the certificate:\n%s", text)
+	}
 	for _, tt := range []struct {
 		query string
 		code  int
