@@ -4,6 +4,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -473,5 +474,60 @@ func TestDriftIsRepaired(t *testing.T) {
 	}
 	if got := ask(t, w, netip.AddrPortFrom(p.v4, 8080)); !strings.HasPrefix(got, "plaintext") {
 		t.Errorf("answer %q", got)
+	}
+}
+
+// A pod that took one of ztunnel's ports before it was captured has not left the mesh by that: nothing of it gets out
+// until it lets go, and then it is captured. One that ran before it was enrolled stays outside.
+func TestPodThatHoldsAPortOfTheMesh(t *testing.T) {
+	for _, port := range []uint16{wire.PortOutbound, wire.PortPlaintext, wire.PortHBONE} {
+		for _, running := range []bool{false, true} {
+			t.Run(fmt.Sprintf("port %d, running %v", port, running), func(t *testing.T) {
+				w := newWorld(t)
+				p := w.pod()
+				server := netip.AddrPortFrom(p.hostV4, 9000)
+				srv := listenIn(t, w.host, server)
+				go greet(srv, "out")
+				holder := listenIn(t, p.ns, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+				z, _ := w.startZtunnel("a")
+				go acceptAll(z)
+				w.startBroker()
+				a := w.startAgent()
+				c := p.capture()
+				c.Running = running
+				a.Update(c)
+				a.Sync()
+				waitState(t, a, "not captured, and why", func(s wire.State) bool {
+					return !s.Captured && strings.Contains(s.Reason, fmt.Sprint(port))
+				})
+				got, err := p.appDials(server)
+				if out := err == nil && got == "out"; out != running {
+					t.Errorf("the pod's dial gave %q, %v", got, err)
+				}
+				must(t, holder.Close())
+				waitState(t, a, "captured once it let go", isCaptured)
+			})
+		}
+	}
+}
+
+// acceptAll serves whatever listener comes.
+func acceptAll(z *inpod.Broker) {
+	for e := range z.Events() {
+		if e.Listener != nil {
+			go accepting(e.Listener)
+		}
+	}
+}
+
+// greet writes a word to each connection.
+func greet(l net.Listener, word string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		io.WriteString(c, word)
+		c.Close()
 	}
 }

@@ -15,6 +15,10 @@ import (
 // capture brings a pod into the mesh, from wherever it stands: find it, make its listeners, steer to them, and
 // only then let the hooks send connections there; the guard, which drops what went round them, is last. Each
 // step is idempotent, so that a failure is simply tried again from the start.
+//
+// A new pod that holds one of ztunnel's ports is steered all the same, without that listener: what would reach it
+// is refused until the pod lets go. Otherwise a port would be a way out of the mesh. A pod that ran before it was
+// enrolled may hold the port in good faith, and stays outside, which its node reports.
 func (b *Broker) capture(p *pod) error {
 	if p.place == nil {
 		pl, err := b.finder.find(p.want, p.given)
@@ -31,8 +35,9 @@ func (b *Broker) capture(p *pod) error {
 		}
 		p.place.hostIfindex = end
 	}
-	if err := b.openListeners(p); err != nil {
-		return err
+	incomplete := b.openListeners(p)
+	if incomplete != nil && (p.want.Running || !errors.Is(incomplete, unix.EADDRINUSE)) {
+		return incomplete
 	}
 	b.setSysctls(p)
 	key := p.key()
@@ -47,6 +52,9 @@ func (b *Broker) capture(p *pod) error {
 	err := b.host.do(func() error { return b.dp.AttachGuard(key.Cookie, p.place.hostIfindex) })
 	if err != nil {
 		return fmt.Errorf("attach guard of pod %s: %w", p.want.UID, err)
+	}
+	if incomplete != nil {
+		return incomplete
 	}
 	p.phase, p.drainUntil, p.drained, p.saved = captured, time.Time{}, nil, savedPod{}
 	b.persist() // before anybody relies on it

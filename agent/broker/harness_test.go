@@ -71,6 +71,7 @@ func dialRole() int {
 		return 1
 	}
 	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	fmt.Fprint(c, "hello")
 	b := make([]byte, 64)
 	n, err := c.Read(b)
