@@ -280,7 +280,7 @@ func TestHandover(t *testing.T) {
 	before := w.listenerCookies(t)
 	second := w.startBroker()
 	testutil.Eventually(t, 10*time.Second, "ztunnel has no broker", func() bool {
-		return len(brokerSockets(t, w)) == 1 && strings.HasSuffix(brokerSockets(t, w)[0], "-"+pidSuffix(second)) && z.Connected() && a.Connected()
+		return len(brokerSockets(t, w)) == 1 && strings.HasSuffix(brokerSockets(t, w)[0], "."+pidSuffix(second)) && z.Connected() && a.Connected()
 	})
 	if after := w.listenerCookies(t); after != before {
 		t.Errorf("listeners are not the same: cookies %v, before %v", after, before)
@@ -292,7 +292,7 @@ func TestHandover(t *testing.T) {
 	second.kill()
 	testutil.Eventually(t, 10*time.Second, "the first broker does not take over again", func() bool {
 		s := brokerSockets(t, w)
-		return len(s) > 0 && strings.HasSuffix(s[0], "-"+pidSuffix(first)) && z.Connected()
+		return len(s) > 0 && strings.HasSuffix(s[0], "."+pidSuffix(first)) && z.Connected()
 	})
 	if after := w.listenerCookies(t); after != before {
 		t.Errorf("listeners are not the same: cookies %v, before %v", after, before)
