@@ -86,6 +86,15 @@ demo: build ## two nodes, a sample application, traffic, and a report of what ha
 demo-down: ## stop the demo
 	@[ ! -x $(BIN)/warren-netns ] || $(SUDO) $(BIN)/warren-netns down
 
+.PHONY: cluster-up cluster-down
+cluster-up: check-go ## a real two-node Kubernetes on this machine: 15 seconds, the first time 15 to 20 minutes to compile it (tests/cluster)
+	@mkdir -p $(BIN)
+	@cd tests/cluster && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$(BIN)/ ./cmd/warren-testcluster
+	@$(SUDO) env "PATH=$$PATH" $(BIN)/warren-testcluster up
+
+cluster-down: ## stop it and remove everything of it
+	@[ ! -x $(BIN)/warren-testcluster ] || $(SUDO) env "PATH=$$PATH" $(BIN)/warren-testcluster down
+
 bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 

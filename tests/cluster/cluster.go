@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,15 +181,26 @@ func (c *Cluster) check(ctx context.Context) error {
 	return nil
 }
 
-// runs says whether every machine is on and the cluster is ready, or is so shortly.
+// runs says whether every machine is on with nothing stopped, and the cluster ready, now or shortly.
 func (c *Cluster) runs(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	on := c.control.PID != 0
-	for _, n := range c.nodes {
-		on = on && n.PID != 0
+	for _, m := range c.machines() {
+		services, err := m.Services(ctx)
+		if err != nil || slices.ContainsFunc(services, func(s machine.Status) bool { return !s.Wanted }) {
+			return false
+		}
 	}
-	return on && c.check(ctx) == nil
+	return c.check(ctx) == nil
+}
+
+// machines are the control plane's and the nodes'.
+func (c *Cluster) machines() []*machine.Machine {
+	all := []*machine.Machine{c.control}
+	for _, n := range c.nodes {
+		all = append(all, n.Machine)
+	}
+	return all
 }
 
 // Open finds the running cluster of that name.

@@ -53,21 +53,23 @@ func (c *Cluster) wireNode(ctx context.Context, n *node) error {
 		"route add ::/0 via "+control6.String())
 }
 
-// unplug takes a node off the bridge. A network namespace outlives its processes for a moment, and so does its cable; it is
-// no error if there is none.
+// unplug removes a node's cable, by either end: a network namespace, and what is in it, outlives its processes for a
+// moment. It is no error if there is none.
 func (c *Cluster) unplug(ctx context.Context, m *machine.Machine) {
-	if c.control.PID != 0 && m != c.control {
+	if m == c.control {
+		return
+	}
+	if c.control.PID != 0 {
 		_ = ip(ctx, c.control, "link del "+m.Name)
+	}
+	if m.PID != 0 {
+		_ = ip(ctx, m, "link del eth0")
 	}
 }
 
 // routePods tells the control plane and every running node where the pods of each node are.
 func (c *Cluster) routePods(ctx context.Context) error {
-	all := []*machine.Machine{c.control}
-	for _, n := range c.nodes {
-		all = append(all, n.Machine)
-	}
-	for _, m := range all {
+	for _, m := range c.machines() {
 		if m.PID == 0 {
 			continue
 		}

@@ -12,26 +12,17 @@ import (
 	"text/tabwriter"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/warren-mesh/warren/tests/cluster/machine"
 )
 
 // Status prints the machines with their services, and what the API server says about the nodes.
 func (c *Cluster) Status(ctx context.Context, out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	all := []*machine.Machine{c.control}
-	for _, n := range c.nodes {
-		all = append(all, n.Machine)
-	}
 	fmt.Fprintln(w, "MACHINE\tPID\tSERVICE\tSTATE\tRESTARTS\tLOG")
-	for _, m := range all {
-		if m.PID == 0 {
-			fmt.Fprintf(w, "%s\t-\t-\toff\t\t%s\n", m.Name, filepath.Join(m.Dir, "log"))
-			continue
-		}
+	for _, m := range c.machines() {
 		services, err := m.Services(ctx)
 		if err != nil {
-			return err
+			fmt.Fprintf(w, "%s\t-\t-\toff\t\t%s\n", m.Name, filepath.Join(m.Dir, "log"))
+			continue
 		}
 		for _, s := range services {
 			state := "running"
