@@ -67,7 +67,7 @@ func Explain(snap *mesh.Snapshot, dst *mesh.Workload, c Connection, considered f
 		f.noteAllow(rank)
 		rule := match(pol, &p)
 		if considered != nil {
-			considered(Verdict{Policy: pol, Rule: rule, Misses: misses(pol, rule, &p)})
+			considered(Verdict{Policy: pol, Rule: rule, peer: &p})
 		}
 		if rule < 0 {
 			continue

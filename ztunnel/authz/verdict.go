@@ -9,8 +9,8 @@ type Verdict struct {
 	Policy *mesh.Policy
 	// Rule is the index of the first rule that matches, -1 when none does.
 	Rule int
-	// Misses tell why the rules before it do not match.
-	Misses []Miss
+
+	peer *peer
 }
 
 // Miss is why a match of a rule does not hold.
@@ -20,19 +20,21 @@ type Miss struct {
 	Missing string
 }
 
-// misses are those of the first clause that does not match, of each rule before the one that matches.
-func misses(p *mesh.Policy, matched int, c *peer) (out []Miss) {
-	if matched < 0 {
-		matched = len(p.Rules)
+// Misses tell why the rules before the one that matches do not: for each, what is wrong with its first clause that does
+// not match.
+func (v Verdict) Misses() (out []Miss) {
+	before := v.Rule
+	if before < 0 {
+		before = len(v.Policy.Rules)
 	}
-	for r := range p.Rules[:matched] {
-		for cl := range p.Rules[r].Clauses {
-			clause := &p.Rules[r].Clauses[cl]
-			if matchClause(clause, c) {
+	for r := range v.Policy.Rules[:before] {
+		for cl := range v.Policy.Rules[r].Clauses {
+			clause := &v.Policy.Rules[r].Clauses[cl]
+			if matchClause(clause, v.peer) {
 				continue
 			}
 			for m := range clause.Matches {
-				out = append(out, Miss{Rule: r, Clause: cl, Match: m, Missing: missedNames[miss(&clause.Matches[m], c)]})
+				out = append(out, Miss{Rule: r, Clause: cl, Match: m, Missing: missedNames[miss(&clause.Matches[m], v.peer)]})
 			}
 			break
 		}

@@ -25,22 +25,23 @@ var scopes = map[mesh.Scope]string{mesh.ScopeMesh: "mesh", mesh.ScopeNamespace: 
 func policies(vs []authz.Verdict, d authz.Decision) (out []explain.Policy, omitted int) {
 	out = []explain.Policy{}
 	for _, v := range vs {
-		p := explain.Policy{
-			Name: v.Policy.Name.String(), Action: v.Policy.Action.String(), Scope: scopes[v.Policy.Scope], Rule: v.Rule, Matched: v.Rule >= 0,
-			Enforced: !v.Policy.DryRun && v.Policy.Action != mesh.Audit,
+		enforced := !v.Policy.DryRun && v.Policy.Action != mesh.Audit
+		matched, decides := v.Rule >= 0, enforced && v.Policy.Name == d.Policy
+		if !matched && !decides && len(out) >= mostPolicies {
+			omitted++
+			continue
 		}
-		p.Decides = p.Enforced && v.Policy.Name == d.Policy
+		p := explain.Policy{
+			Name: v.Policy.Name.String(), Action: v.Policy.Action.String(), Scope: scopes[v.Policy.Scope], Rule: v.Rule,
+			Matched: matched, Enforced: enforced, Decides: decides,
+		}
 		switch {
-		case p.Matched:
+		case matched:
 			p.Text = ruleText(&v.Policy.Rules[v.Rule])
 		case len(v.Policy.Rules) == 0:
 			p.Misses = []string{"it has no rules"}
 		default:
 			p.Misses = misses(v)
-		}
-		if !p.Matched && !p.Decides && len(out) >= mostPolicies {
-			omitted++
-			continue
 		}
 		out = append(out, p)
 	}
@@ -48,9 +49,10 @@ func policies(vs []authz.Verdict, d authz.Decision) (out []explain.Policy, omitt
 }
 
 func misses(v authz.Verdict) (out []string) {
-	for i, m := range v.Misses {
+	all := v.Misses()
+	for i, m := range all {
 		if i == mostMisses {
-			return append(out, fmt.Sprintf("and %d more", len(v.Misses)-i))
+			return append(out, fmt.Sprintf("and %d more", len(all)-i))
 		}
 		out = append(out, fmt.Sprintf("rules[%d] wants another %s: %s", m.Rule, m.Missing, matchText(&v.Policy.Rules[m.Rule].Clauses[m.Clause].Matches[m.Match])))
 	}

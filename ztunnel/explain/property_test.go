@@ -33,7 +33,7 @@ type fate struct {
 // TestExplainIsWhatIsDecided compares, for thousands of random meshes, what is told with what the data path decides: with
 // the index of policies, a random endpoint, and nobody listening.
 func TestExplainIsWhatIsDecided(t *testing.T) {
-	const cases = 20000
+	const cases = 10000
 	var policies authz.Evaluator
 	seen := map[string]int{}
 	for seed := range uint64(cases) {
