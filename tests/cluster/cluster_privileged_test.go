@@ -98,6 +98,8 @@ func TestCluster(t *testing.T) {
 		{"services, DNS, node ports and host ports in both families", reachEcho},
 		{"exec, logs and processes", useEcho},
 		{"leaf cgroups and file systems of its own", isolates},
+		{"a privileged pod sees its node", agentSees},
+		{"the API server asks a webhook", asksWebhook},
 		{"another process finds the cluster", reopens},
 		{"components are killed, stopped and started", restartsComponents},
 		{"a node restarts", restartsNode},
@@ -157,7 +159,12 @@ func deployEcho(t *testing.T, c *Cluster) {
 
 func echoPods(t *testing.T, c *Cluster) []corev1.Pod {
 	t.Helper()
-	list, err := c.client.CoreV1().Pods("smoke").List(t.Context(), metav1.ListOptions{LabelSelector: "app=echo"})
+	return podsOf(t, c, "echo")
+}
+
+func podsOf(t *testing.T, c *Cluster, app string) []corev1.Pod {
+	t.Helper()
+	list, err := c.client.CoreV1().Pods("smoke").List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
 	if err != nil {
 		t.Fatal(err)
 	}

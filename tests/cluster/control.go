@@ -83,7 +83,9 @@ func (c *Cluster) apiServer() machine.Service {
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file="+c.pki("front-proxy.crt"), "--proxy-client-key-file="+c.pki("front-proxy.key"),
-		"--service-cluster-ip-range="+serviceCIDRs)}
+		"--service-cluster-ip-range="+serviceCIDRs,
+		// No kube-proxy runs here: webhooks are reached by the addresses of their pods.
+		"--enable-aggregator-routing")}
 }
 
 // startControllers starts what wants to find an API server.

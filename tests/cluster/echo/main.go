@@ -5,15 +5,19 @@
 //	echo serve ADDRESS        HTTP server
 //	echo get tcp4|tcp6 URL    prints the answer
 //	echo exit STATUS
+//	echo cat FILE             prints the file
+//	echo webhook ADDRESS DIR  admission webhook that refuses everything; DIR holds tls.crt and tls.key
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 )
@@ -35,8 +39,14 @@ func run(args []string) (int, error) {
 		return 0, get(args[1], args[2])
 	case len(args) == 2 && args[0] == "exit":
 		return strconv.Atoi(args[1])
+	case len(args) == 2 && args[0] == "cat":
+		b, err := os.ReadFile(args[1])
+		fmt.Printf("%s", b)
+		return 0, err
+	case len(args) == 3 && args[0] == "webhook":
+		return 0, http.ListenAndServeTLS(args[1], filepath.Join(args[2], "tls.crt"), filepath.Join(args[2], "tls.key"), http.HandlerFunc(refuse))
 	}
-	return 2, fmt.Errorf("want serve, get or exit")
+	return 2, fmt.Errorf("want serve, get, exit, cat or webhook")
 }
 
 func serve(address string) error {
@@ -64,4 +74,16 @@ func get(network, url string) error {
 	defer r.Body.Close()
 	_, err = io.Copy(os.Stdout, r.Body)
 	return err
+}
+
+// refuse answers an AdmissionReview.
+func refuse(w http.ResponseWriter, r *http.Request) {
+	var review struct{ Request struct{ UID string } }
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+		"response": map[string]any{"uid": review.Request.UID, "allowed": false, "status": map[string]any{"message": "refused by echo"}}})
 }
