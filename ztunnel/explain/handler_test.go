@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -85,4 +86,25 @@ func TestHandler(t *testing.T) {
 	if e.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/debug/explain?src=shop/client&dst=shop/web&port=80", nil)); w.Code != 405 {
 		t.Errorf("POST: %d", w.Code)
 	}
+}
+
+// FuzzHandler: whatever is asked is answered, or refused as the asker's mistake.
+func FuzzHandler(f *testing.F) {
+	f.Add("shop/client", "shop/web", "80", "4", "text")
+	f.Add("uid-client", "web", "80", "", "json")
+	f.Add("10.1.0.1", "[::1]", "15008", "6", "")
+	f.Add("::ffff:10.1.0.1", "fe80::1%eth0", "1", "ipv6", "text")
+	f.Add("pod/shop/client", "service/shop/web", "65535", "0", "")
+	snap := shop()
+	e := Explainer{Node: "n1", Snapshot: func() *mesh.Snapshot { return snap }}
+	f.Fuzz(func(t *testing.T, src, dst, port, family, format string) {
+		q := url.Values{"src": {src}, "dst": {dst}, "port": {port}, "family": {family}, "format": {format}}
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/explain?"+q.Encode(), nil))
+		switch w.Code {
+		case http.StatusOK, http.StatusBadRequest, http.StatusNotFound:
+		default:
+			t.Errorf("%v: %d", q, w.Code)
+		}
+	})
 }
