@@ -18,7 +18,7 @@ type collector struct {
 	pods  func() map[string]int // by state word
 	stats func(context.Context) (broker.Stats, error)
 
-	podsDesc, reasons, repairs, drifts, up, ztunnels *prometheus.Desc
+	podsDesc, reasons, repairs, drifts, failures, up, ztunnels *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*collector)(nil)
@@ -33,13 +33,14 @@ func newCollector(pods func() map[string]int, stats func(context.Context) (broke
 		reasons:  d("warren_kernel_connections_total", "Connections and packets the kernel programs decided on, by reason.", "reason"),
 		repairs:  d("warren_kernel_repairs_total", "Attachments and listeners that were not as they should be and were repaired."),
 		drifts:   d("warren_kernel_drifts", "Attachments that are not as they should be now."),
+		failures: d("warren_broker_failures", "Things the broker could not do, for the whole node, and tries again."),
 		up:       d("warren_broker_up", "1 while the broker answers."),
 		ztunnels: d("warren_broker_ztunnels", "Ztunnels the broker is connected to."),
 	}
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.podsDesc, c.reasons, c.repairs, c.drifts, c.up, c.ztunnels} {
+	for _, d := range []*prometheus.Desc{c.podsDesc, c.reasons, c.repairs, c.drifts, c.failures, c.up, c.ztunnels} {
 		ch <- d
 	}
 }
@@ -60,6 +61,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(c.up, 1)
 	gauge(c.drifts, float64(len(st.Drifts)))
+	gauge(c.failures, float64(len(st.Failures)))
 	gauge(c.ztunnels, float64(st.Ztunnels))
 	ch <- prometheus.MustNewConstMetric(c.repairs, prometheus.CounterValue, float64(st.Repairs))
 	for word, n := range st.Reasons {

@@ -44,7 +44,10 @@ type Broker struct {
 	agents     map[*agentConn]bool
 	ztunnels   map[*ztunnel]bool
 	handed     map[string][]handedListener
-	exceptions []netip.Prefix
+	exceptions []netip.Prefix // wanted
+	unset      bool           // the kernel does not have them yet
+	excepting  chore
+	saving     chore
 	synced     bool // an agent sent a complete list to this broker
 	dirty      bool // desired state differs from what is on disk
 	verified   time.Time
@@ -198,6 +201,6 @@ func newBroker(cfg Config, gen string) (*Broker, error) {
 		spaces: newSpaces(cfg.CreditRate, cfg.CreditBurst),
 		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{}, appeared: make(chan struct{}, 1),
 		pods: map[string]*pod{}, agents: map[*agentConn]bool{}, ztunnels: map[*ztunnel]bool{},
-		handed: map[string][]handedListener{},
+		handed: map[string][]handedListener{}, excepting: chore{what: "set exceptions"}, saving: chore{what: "save captures"},
 	}, nil
 }

@@ -57,7 +57,7 @@ func (b *Broker) capture(p *pod) error {
 		return incomplete
 	}
 	p.phase, p.drainUntil, p.drained, p.saved = captured, time.Time{}, nil, savedPod{}
-	b.persist() // before anybody relies on it
+	b.persist(time.Now()) // before anybody relies on it
 	b.setState(p, wire.State{Captured: true})
 	b.log.Info("pod captured", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID)
 	return nil

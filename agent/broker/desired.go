@@ -132,11 +132,14 @@ func (b *Broker) prune(a *agentConn) {
 }
 
 func (b *Broker) setExceptions(p []netip.Prefix) {
-	if err := b.dp.SetExceptions(p); err != nil {
-		b.log.Error("set exceptions", "err", err)
-		return
-	}
-	b.exceptions, b.dirty = p, true
+	b.exceptions, b.unset, b.dirty = p, true, true
+	b.applyExceptions(time.Now())
+}
+
+func (b *Broker) applyExceptions(now time.Time) {
+	err := b.dp.SetExceptions(b.exceptions)
+	b.unset = err != nil
+	b.excepting.tried(err, now, b.log)
 }
 
 func (b *Broker) tellState(s wire.State) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,7 @@ func (b *Broker) handOver(ctx context.Context, c *wire.Conn) error {
 	ok := b.post(ctx, func() {
 		err := b.sendAll(c)
 		if err == nil {
-			b.persist()
+			b.persist(time.Now())
 			b.stop(errHandedOver)
 		}
 		done <- err

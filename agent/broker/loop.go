@@ -55,22 +55,29 @@ func (b *Broker) loop(ctx context.Context) {
 		case <-verify.C:
 			b.verify()
 		}
-		if b.dirty {
-			b.persist()
-		}
+		b.chores(time.Now())
 	}
 }
 
-func (b *Broker) persist() {
+// chores does what is left to do, once it is time for another try.
+func (b *Broker) chores(now time.Time) {
+	if b.unset && b.excepting.due(now) {
+		b.applyExceptions(now)
+	}
+	if b.dirty && b.saving.due(now) {
+		b.persist(now)
+	}
+}
+
+// persist saves the captures. While it fails, a broker started without the agent will not know them.
+func (b *Broker) persist(now time.Time) {
 	s := savedState{Exceptions: b.exceptions, Pods: []savedPod{}}
 	for _, p := range b.pods {
 		s.Pods = append(s.Pods, p.save())
 	}
-	if err := saveState(b.cfg.StateDir, s); err != nil {
-		b.log.Error("captures not saved: a broker started without the agent will not know them", "err", err)
-		return
-	}
-	b.dirty = false
+	err := saveState(b.cfg.StateDir, s)
+	b.dirty = err != nil
+	b.saving.tried(err, now, b.log)
 }
 
 // look goes over the pods: notices those gone, ends drains, revives listeners.

@@ -15,6 +15,7 @@ func (b *Broker) stats(id uint64) wire.Stats {
 	s := wire.Stats{
 		ID: id, Verified: b.verified, Drifts: b.drifts, Repairs: b.repairs, Ztunnels: len(b.ztunnels),
 		Pools: b.spaces.stats(), Pods: map[string]wire.State{}, Files: slices.Sorted(maps.Keys(b.cfg.Files)),
+		Failures: failures(&b.excepting, &b.saving),
 	}
 	var err error
 	if s.Reasons, err = b.dp.Reasons(); err != nil {

@@ -103,12 +103,13 @@ type Stats struct {
 	ID       uint64               `json:"id"`
 	Reasons  map[string]uint64    `json:"reasons"` // kernel counters by reason word
 	Verified time.Time            `json:"verified"`
-	Drifts   []string             `json:"drifts,omitempty"` // what was attached wrongly at the last look
-	Repairs  uint64               `json:"repairs"`          // drifts and dead listeners repaired since start
-	Ztunnels int                  `json:"ztunnels"`         // connected
-	Pools    map[string]PoolStats `json:"pools,omitempty"`  // by pod uid; "" is ztunnel's own
-	Pods     map[string]State     `json:"pods,omitempty"`   // by pod uid
-	Files    []string             `json:"files,omitempty"`  // names of files ztunnel may read
+	Drifts   []string             `json:"drifts,omitempty"`   // what was attached wrongly at the last look
+	Failures []string             `json:"failures,omitempty"` // what the broker could not do and tries again
+	Repairs  uint64               `json:"repairs"`            // drifts and dead listeners repaired since start
+	Ztunnels int                  `json:"ztunnels"`           // connected
+	Pools    map[string]PoolStats `json:"pools,omitempty"`    // by pod uid; "" is ztunnel's own
+	Pods     map[string]State     `json:"pods,omitempty"`     // by pod uid
+	Files    []string             `json:"files,omitempty"`    // names of files ztunnel may read
 }
 
 // PoolStats count one pod's dial sockets since the broker started.

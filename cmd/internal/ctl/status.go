@@ -112,6 +112,10 @@ func (s *Sources) brokerStatus(ctx context.Context) part {
 		p.State = wrong
 		p.Detail += fmt.Sprintf("; %d attached wrongly, first %s", len(st.Drifts), st.Drifts[0])
 	}
+	if len(st.Failures) > 0 {
+		p.State = wrong
+		p.Detail += "; could not " + st.Failures[0]
+	}
 	if st.Ztunnels == 0 {
 		p.State = wrong
 		p.Detail += "; no ztunnel is connected"
