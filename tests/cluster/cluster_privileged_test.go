@@ -459,7 +459,7 @@ func leavesNothing(t *testing.T, c *Cluster, before observation) {
 		args, _ := os.ReadFile(p + "/cmdline")
 		mounts, _ := os.ReadFile(p + "/mountinfo")
 		if strings.Contains(string(args), c.dir+"/") || strings.Contains(string(mounts), c.dir+"/") {
-			t.Errorf("process %s is left: %s", p, args)
+			t.Errorf("process %s is left: %q", p, args)
 		}
 	}
 }

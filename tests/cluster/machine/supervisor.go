@@ -44,15 +44,14 @@ func (v *supervisor) start(svc Service) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := v.services[svc.Name]
-	if r == nil {
-		r = &running{}
-		v.services[svc.Name] = r
-	}
-	if len(svc.Args) > 0 {
-		r.service = svc
-	}
-	if len(r.service.Args) == 0 {
+	switch {
+	case r == nil && len(svc.Args) == 0:
 		return fmt.Errorf("start %s: no such service", svc.Name)
+	case r == nil:
+		r = &running{service: svc}
+		v.services[svc.Name] = r
+	case len(svc.Args) > 0:
+		r.service = svc
 	}
 	r.wanted = true
 	if r.pid != 0 {

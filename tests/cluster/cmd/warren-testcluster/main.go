@@ -105,8 +105,9 @@ func dispatch(ctx context.Context, o cluster.Options, command string, args []str
 	return cmd.Run()
 }
 
-// interactive is the command that takes over the terminal.
+// interactive is the command that takes over the terminal; an interrupt typed there reaches it without help.
 func interactive(ctx context.Context, c *cluster.Cluster, command string, args []string) (*exec.Cmd, error) {
+	ctx = context.WithoutCancel(ctx)
 	if command == "kubectl" {
 		return c.Kubectl(ctx, args...), nil
 	}
@@ -123,6 +124,5 @@ func interactive(ctx context.Context, c *cluster.Cluster, command string, args [
 	}
 	// The terminal's job control wants the shell in the foreground process group.
 	cmd.SysProcAttr.Setpgid = false
-	cmd.Cancel = cmd.Process.Kill
 	return cmd, nil
 }
