@@ -22,8 +22,9 @@ import (
 // place is where a pod's packets are.
 type place struct {
 	ns          *namespace
-	cgroup      string // "" when unknown
-	hostIfindex int    // of the veth's end on the host
+	cgroup      string    // "" when unknown
+	hostIfindex int       // of the veth's end on the host
+	seen        candidate // that was in the namespace at the last look, zero before
 }
 
 // finder finds pods' namespaces.
@@ -52,13 +53,18 @@ func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
 		return place{}, fmt.Errorf("find network of pod %s: %w", c.UID, err)
 	}
 	err = cmp.Or(handed, fmt.Errorf("find network of pod %s: no process in its cgroup yet", c.UID))
-	tried := map[uint64]bool{}
-	for _, pid := range ps {
-		file, inode, oerr := f.openProcess(pid, dir)
+	tried, looked := map[uint64]bool{}, 0
+	for _, pr := range f.eldest(ps) {
+		if looked == mostLooked {
+			err = fmt.Errorf("%w (the eldest %d of its %d processes were looked at)", err, looked, len(ps))
+			break
+		}
+		file, inode, oerr := f.openProcess(pr.pid, dir)
 		if oerr != nil {
 			err = fmt.Errorf("find network of pod %s: %w", c.UID, oerr)
 			continue
 		}
+		looked++
 		if tried[inode] {
 			file.Close()
 			continue
@@ -66,6 +72,7 @@ func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
 		tried[inode] = true
 		var p place
 		if p, err = f.check(c, file, dir); err == nil {
+			p.seen = pr
 			return p, nil
 		}
 	}
@@ -182,7 +189,13 @@ func (f *finder) hostEnd(ns *namespace, addrs []netip.Addr) (int, error) {
 
 // alive reports whether the cgroup exists, and whether a process in it is in the namespace. An error means that it
 // is not known: a pod is not to be let go for that.
-func (f *finder) alive(p place) (cgroup, namespace bool, err error) {
+//
+// The process seen last is looked at first: a pod may have thousands. While it lives, only root moves it to another
+// cgroup.
+func (f *finder) alive(p *place) (cgroup, namespace bool, err error) {
+	if _, serr := os.Stat(p.cgroup); serr == nil && f.stays(p.seen, p.ns) {
+		return true, true, nil
+	}
 	ps, err := pids(p.cgroup)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, false, nil
@@ -195,6 +208,8 @@ func (f *finder) alive(p place) (cgroup, namespace bool, err error) {
 		serr := unix.Stat(filepath.Join(f.proc, strconv.Itoa(pid), "ns/net"), &st)
 		switch {
 		case serr == nil && st.Ino == p.ns.inode:
+			start, _ := f.started(pid)
+			p.seen = candidate{pid: pid, start: start}
 			return true, true, nil
 		case serr != nil && !errors.Is(serr, unix.ENOENT) && !errors.Is(serr, unix.ESRCH):
 			err = fmt.Errorf("process %d: %w", pid, os.NewSyscallError("stat", serr))

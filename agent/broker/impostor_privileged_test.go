@@ -88,7 +88,7 @@ func TestThreadedCgroupHidesNobody(t *testing.T) {
 	pl, err := f.find(p.capture(), nil)
 	must(t, err)
 	defer pl.ns.close()
-	if _, ns, err := f.alive(pl); !ns || err != nil {
+	if _, ns, err := f.alive(&pl); !ns || err != nil {
 		t.Errorf("the pod's process is alive, not seen: %v", err)
 	}
 }
@@ -104,7 +104,7 @@ func TestUnreadableIsNotGone(t *testing.T) {
 	var limit unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
-	cgroup, ns, err := f.alive(pl)
+	cgroup, ns, err := f.alive(&pl)
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	if err == nil {
 		t.Errorf("without descriptors it is known that cgroup %v, namespace %v", cgroup, ns)

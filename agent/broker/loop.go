@@ -105,7 +105,7 @@ func (b *Broker) gone(p *pod) bool {
 			return false // known by its namespace alone: the agent says when it ends
 		}
 	}
-	cgroup, ns, err := b.finder.alive(*p.place)
+	cgroup, ns, err := b.finder.alive(p.place)
 	if err != nil {
 		b.log.Warn("look for the pod's processes", "uid", p.want.UID, "err", err)
 		return false
