@@ -68,4 +68,7 @@ type Connection struct {
 	Reason      reason.Reason `json:"reason"`
 	Open        string        `json:"open"`
 	Established bool          `json:"established"`
+	// BytesSent and BytesReceived so far, from the pod's side.
+	BytesSent     uint64 `json:"bytesSent"`
+	BytesReceived uint64 `json:"bytesReceived"`
 }

@@ -66,6 +66,7 @@ func convert(in []proxy.ConnectionInfo) []dump.Connection {
 			ID: c.ID, Src: addr(c.Src.IsValid(), c.Src.String()), OriginalDst: addr(c.Target.IsValid(), c.Target.String()),
 			ActualDst: addr(c.Dst.IsValid(), c.Dst.String()), Protocol: strings.ToUpper(c.Protocol), Peer: c.Peer, Reason: c.Reason,
 			Open: c.Open.Round(time.Millisecond).String(), Established: c.Bound,
+			BytesSent: c.Sent, BytesReceived: c.Received,
 		})
 	}
 	return out

@@ -75,6 +75,7 @@ func (s *Stream) drain(w io.Writer) (int, error) {
 	in.mu.Lock()
 	in.draining = false
 	in.sinkErr = err // before anybody else may write
+	in.count(n)
 	in.taken()
 	piece.release()
 	credit := in.credit(n, s)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -20,8 +21,9 @@ type receiver struct {
 	err      error // ends reading once the queue is empty
 	sink     syscall.RawConn
 	sinkErr  error
-	sunk     int64 // bytes the reader wrote to sink
-	draining bool  // WriteTo itself writes
+	sunk     int64          // bytes the reader wrote to sink
+	received *atomic.Uint64 // what WriteTo and the reader count in for it, nil for nothing
+	draining bool           // WriteTo itself writes
 	dest     deadliner
 	write    sinkWrite
 }
@@ -76,6 +78,7 @@ func (s *Stream) deliver(pieces [][]byte) {
 	if in.sink != nil && !in.draining && in.queue.size == 0 {
 		written, in.sinkErr = in.write.now(in.sink, pieces)
 		in.sunk += int64(written)
+		in.count(written)
 	}
 	credit := in.credit(written, s)
 	over := false
@@ -89,6 +92,13 @@ func (s *Stream) deliver(pieces [][]byte) {
 	s.sendCredit(credit)
 	if over {
 		s.conn.reset(s, &ResetError{Code: CodeEnhanceYourCalm, Local: true, Cause: "memory for slow readers is used up"})
+	}
+}
+
+// count tells of n bytes that reached WriteTo's writer.
+func (in *receiver) count(n int) {
+	if in.received != nil {
+		in.received.Add(uint64(n))
 	}
 }
 

@@ -18,8 +18,9 @@ type Stream struct {
 	id       uint32
 	answered atomic.Bool // 200 went out or came in
 
-	writeMu sync.Mutex // one writer at a time, so that bytes keep their order
-	broken  bool       // ReadFrom took bytes that could not be sent; under writeMu
+	writeMu sync.Mutex     // one writer at a time, so that bytes keep their order
+	broken  bool           // ReadFrom took bytes that could not be sent; under writeMu
+	sent    *atomic.Uint64 // what ReadFrom counts in, nil for nothing; under writeMu
 
 	// Under conn.mu.
 	sendWindow int64
@@ -72,6 +73,17 @@ func (s *Stream) Header() Header {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	return s.header
+}
+
+// Count has ReadFrom add to sent, and WriteTo to received, as bytes go, so that a stream that lives for days can be
+// watched. After they returned the counters have grown by what they returned. Call it before them.
+func (s *Stream) Count(sent, received *atomic.Uint64) {
+	s.writeMu.Lock()
+	s.sent = sent
+	s.writeMu.Unlock()
+	s.in.mu.Lock()
+	s.in.received = received
+	s.in.mu.Unlock()
 }
 
 // CloseWrite ends this side's bytes with END_STREAM; the peer may go on. Calling it twice is harmless.

@@ -73,7 +73,7 @@ func (s *Stream) copyFrom(r io.Reader) (int64, error) {
 	for {
 		n, err := r.Read(slots.Payload(0))
 		if n > 0 {
-			total += int64(n)
+			total += s.took(n)
 			if werr := s.sendRead(slots, n); werr != nil {
 				return total, werr
 			}
@@ -85,6 +85,14 @@ func (s *Stream) copyFrom(r io.Reader) (int64, error) {
 			return total, err
 		}
 	}
+}
+
+// took counts n bytes that ReadFrom read; writeMu is held.
+func (s *Stream) took(n int) int64 {
+	if s.sent != nil {
+		s.sent.Add(uint64(n))
+	}
+	return int64(n)
 }
 
 // sendRead sends n bytes that were read into a slot before there was window for them.
@@ -143,7 +151,7 @@ func (s *Stream) pump(raw syscall.RawConn) (int64, error) {
 			p.slots.Put()
 			return total, s.failure()
 		default:
-			total += int64(p.n)
+			total += s.took(p.n)
 			if err := p.send(); err != nil {
 				return total, err
 			}

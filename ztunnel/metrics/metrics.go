@@ -29,6 +29,7 @@ type Metrics struct {
 	audit   atomic.Uint64
 	pods    atomic.Int64
 	dropped func() uint64
+	before  atomic.Pointer[func()]
 }
 
 // Config of the metrics; every field may be left out.
@@ -84,6 +85,9 @@ func flagReason(r reason.Reason) reason.Reason {
 	}
 	return r
 }
+
+// BeforeCollect has f run whenever the metrics are about to be read, to bring counters up to date. One f at most.
+func (m *Metrics) BeforeCollect(f func()) { m.before.Store(&f) }
 
 // Opened counts an accepted socket, until Ended.
 func (m *Metrics) Opened(r Reporter) { m.open[r.index()].Add(1) }
@@ -147,6 +151,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	if f := m.before.Load(); f != nil {
+		(*f)()
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()

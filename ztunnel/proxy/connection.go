@@ -5,7 +5,9 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,6 +65,8 @@ type connection struct {
 	facts  facts
 	sides  [2]side         // what kill must abort
 	series *metrics.Series // set once it is established
+	// told is how much of up and down series has.
+	told struct{ up, down uint64 }
 	// judge tells whether policy still allows an established inbound connection; nil: nothing to judge.
 	judge       func(*mesh.Snapshot) verdict
 	undecidedAt time.Time // since when a policy it references is unknown
@@ -122,6 +126,34 @@ func (c *connection) established() {
 	c.series.Opened.Add(1)
 }
 
+// tell adds to the series what went since it was last told; mu is held.
+func (c *connection) tell() {
+	if c.series == nil {
+		return
+	}
+	up, down := c.up.Load(), c.down.Load()
+	c.series.Received.Add(up - c.told.up)
+	c.series.Sent.Add(down - c.told.down)
+	c.told.up, c.told.down = up, down
+}
+
+// tell has the metrics know of the bytes of connections that still live. It runs before they are read, so that it
+// costs the data path nothing.
+func (p *Proxy) tell() {
+	p.mu.Lock()
+	pods := slices.Collect(maps.Values(p.pods))
+	p.mu.Unlock()
+	for _, pd := range pods {
+		pd.mu.Lock()
+		for _, c := range pd.conns {
+			c.mu.Lock()
+			c.tell()
+			c.mu.Unlock()
+		}
+		pd.mu.Unlock()
+	}
+}
+
 // finish ends the connection: counts it, logs it, forgets it. err is nil only after both directions ended in order.
 func (c *connection) finish(err error) {
 	err = c.cause(err)
@@ -132,6 +164,7 @@ func (c *connection) finish(err error) {
 	}
 	c.mu.Lock()
 	f, series := c.facts, c.series
+	c.tell()
 	c.mu.Unlock()
 	c.pod.mu.Lock()
 	delete(c.pod.conns, c.id)
@@ -146,17 +179,20 @@ func (c *connection) finish(err error) {
 		m.Series(f.labels(c.reporter, final)).Failed.Add(1)
 	} else {
 		series.Closed.Add(1)
-		series.Sent.Add(c.down.Load())
-		series.Received.Add(c.up.Load())
 	}
 	m.Ended(c.reporter, final)
 	m.Matched(len(f.dryRun), len(f.audit))
 	rec := f.record(c.proxy.cfg.Now(), c.started, final, err)
-	rec.Sent, rec.Received = c.down.Load(), c.up.Load()
-	if f.direction == outbound { // the log speaks from the pod's side
-		rec.Sent, rec.Received = rec.Received, rec.Sent
-	}
+	rec.Sent, rec.Received = c.bytes(f.direction)
 	c.proxy.cfg.AccessLog.Write(rec)
+}
+
+// bytes are what the pod sent and received.
+func (c *connection) bytes(direction string) (sent, received uint64) {
+	if sent, received = c.down.Load(), c.up.Load(); direction == outbound {
+		sent, received = received, sent
+	}
+	return sent, received
 }
 
 // cause is why the connection really ended: if it was killed, what its goroutine saw is a consequence.
@@ -227,6 +263,8 @@ type ConnectionInfo struct {
 	Reason    reason.Reason
 	Open      time.Duration
 	Bound     bool // established
+	// Sent and Received are the bytes so far, from the pod's side.
+	Sent, Received uint64
 }
 
 func (c *connection) info() ConnectionInfo {
@@ -235,6 +273,7 @@ func (c *connection) info() ConnectionInfo {
 	f := &c.facts
 	i := ConnectionInfo{ID: c.id, Direction: f.direction, Src: f.src, Dst: f.dst, Target: f.target, Protocol: "TCP", Reason: f.reason,
 		Open: c.proxy.cfg.Now().Sub(c.started), Bound: c.series != nil}
+	i.Sent, i.Received = c.bytes(f.direction)
 	if f.mutual {
 		i.Protocol = "HBONE"
 	}

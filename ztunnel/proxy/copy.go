@@ -41,6 +41,12 @@ func (s streamSide) orderly() {}
 // relay carries both directions until both ended in order, or one broke: then both sides are aborted, so
 // that neither application takes a broken connection for a finished one. up counts client to server.
 func relay(client, server side, up, down *atomic.Uint64) error {
+	if s, ok := client.(streamSide); ok {
+		s.Count(down, up)
+	}
+	if s, ok := server.(streamSide); ok {
+		s.Count(up, down)
+	}
 	answered := make(chan error, 1)
 	go copyServerToClient(client, server, down, answered)
 	err := copyClientToServer(server, client, up)
@@ -78,33 +84,18 @@ func copyUntilEnd(dst, src side, n *atomic.Uint64) error {
 	return err
 }
 
-// chunk is how many spliced bytes may pass before the counters hear of them.
-const chunk = 1 << 20
-
-// copyBytes copies to src's end of file. Between two TCP connections bytes stay in the kernel.
+// copyBytes copies to src's end of file and counts as it goes. Between two TCP connections bytes stay in the kernel.
 func copyBytes(dst, src side, n *atomic.Uint64) error {
 	d, dstTCP := dst.(tcpSide)
 	s, srcTCP := src.(tcpSide)
 	switch {
 	case dstTCP && srcTCP:
 		return splice(d, s, n)
-	case srcTCP: // into a stream
-		moved, err := dst.(io.ReaderFrom).ReadFrom(s.Conn)
-		n.Add(uint64(moved))
+	case srcTCP: // into a stream, which counts
+		_, err := dst.(io.ReaderFrom).ReadFrom(s.Conn)
 		return err
 	default:
-		moved, err := src.(io.WriterTo).WriteTo(d.Conn)
-		n.Add(uint64(moved))
+		_, err := src.(io.WriterTo).WriteTo(d.Conn)
 		return err
-	}
-}
-
-func splice(dst, src tcpSide, n *atomic.Uint64) error {
-	for {
-		moved, err := dst.TCPConn.ReadFrom(&io.LimitedReader{R: src.TCPConn, N: chunk})
-		n.Add(uint64(moved))
-		if err != nil || moved < chunk {
-			return err
-		}
 	}
 }

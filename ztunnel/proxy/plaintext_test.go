@@ -405,7 +405,7 @@ func TestSplicedEnds(t *testing.T) {
 		m, client, _ := pair(t)
 		m.echo(dst)
 		c := client.dial(dst)
-		sent := make([]byte, 3*chunk+17)
+		sent := make([]byte, 3*spliceMost+17)
 		_, _ = rand.Read(sent)
 		go func() {
 			_, _ = c.Write(sent)

@@ -128,6 +128,7 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}}
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget})
+	cfg.Metrics.BeforeCollect(p.tell)
 	return p
 }
 
