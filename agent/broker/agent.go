@@ -9,9 +9,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	wire "github.com/warren-mesh/warren/mesh/broker"
 )
+
+// greetWait is how long a new connection may be silent: nothing else would end it.
+const greetWait = 5 * time.Second
 
 // agentConn is the connection of one agent.
 type agentConn struct {
@@ -53,7 +57,7 @@ func (b *Broker) serveAgent(ctx context.Context, c *wire.Conn) error {
 	if peer.Uid != 0 {
 		return fmt.Errorf("serve agent: refused process %d of user %d (only root commands the broker)", peer.Pid, peer.Uid)
 	}
-	m, fds, err := c.Recv()
+	m, fds, err := c.RecvWithin(b.greetWait)
 	wire.CloseFDs(fds)
 	if err == nil && m.Type != wire.TypeHello {
 		err = fmt.Errorf("%w (message %d)", wire.ErrMalform, m.Type)

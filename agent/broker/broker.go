@@ -37,7 +37,8 @@ type Broker struct {
 	claimMu sync.Mutex
 	claimed map[string]bool // ztunnel sockets that have a connection
 
-	appeared chan struct{} // something new in the run directory
+	greetWait time.Duration // for an agent's Hello
+	appeared  chan struct{} // something new in the run directory
 
 	// The loop's.
 	pods       map[string]*pod
@@ -196,7 +197,7 @@ func newBroker(cfg Config, gen string) (*Broker, error) {
 	}
 	cfg.Log.Info("kernel programs loaded", "cgroup", groups.pods)
 	return &Broker{
-		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, host: host, started: time.Now(),
+		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, greetWait: greetWait, host: host, started: time.Now(),
 		finder: &finder{cgroups: groups, proc: cfg.proc, host: host},
 		spaces: newSpaces(cfg.CreditRate, cfg.CreditBurst),
 		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{}, appeared: make(chan struct{}, 1),

@@ -87,6 +87,22 @@ func (c *Conn) Send(t Type, body any, fds ...int) error {
 	return nil
 }
 
+// RecvWithin is Recv that waits no longer than d, and then fails with os.ErrDeadlineExceeded.
+func (c *Conn) RecvWithin(d time.Duration) (Message, []int, error) {
+	if err := c.uc.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return Message{}, nil, fmt.Errorf("receive broker message: %w", err)
+	}
+	m, fds, err := c.Recv()
+	if err != nil {
+		return m, fds, err
+	}
+	if err := c.uc.SetReadDeadline(time.Time{}); err != nil {
+		CloseFDs(fds)
+		return Message{}, nil, fmt.Errorf("receive broker message: %w", err)
+	}
+	return m, fds, nil
+}
+
 // Recv waits for one message. The descriptors become the caller's; they are closed on exec. The body is valid
 // until the next Recv. It returns io.EOF when the peer closed. With an error that is ErrTruncate the message is
 // whole, but descriptors were lost and the rest closed; after any other error the connection is of no more use.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -213,4 +214,24 @@ func sameTime(t *testing.T, a, b string) bool {
 		t.Fatal(err)
 	}
 	return x.ModTime().Equal(y.ModTime())
+}
+
+// The deadline is of one message: the next may come whenever it likes.
+func TestRecvWithin(t *testing.T) {
+	a, b := connected(t)
+	if _, _, err := b.RecvWithin(time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("silence: %v", err)
+	}
+	if err := a.Send(TypeHello, Hello{}); err != nil {
+		t.Fatal(err)
+	}
+	const short = 50 * time.Millisecond
+	if _, _, err := b.RecvWithin(short); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(3*short, func() { _ = a.Send(TypeHello, Hello{}) })
+	defer late.Stop()
+	if _, _, err := b.Recv(); err != nil {
+		t.Errorf("after the deadline: %v", err)
+	}
 }
