@@ -131,14 +131,21 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.report.note("control plane's machine is up")
+	// A node that fails ends the wait for the API server.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wait sync.WaitGroup
 	errs := make([]error, len(c.nodes))
 	for i, n := range c.nodes {
-		wait.Go(func() { errs[i] = c.bootNode(ctx, n) })
+		wait.Go(func() {
+			if errs[i] = c.bootNode(ctx, n); errs[i] != nil {
+				cancel()
+			}
+		})
 	}
 	apiErr := c.waitAPI(ctx)
-	c.report.note("API server is ready")
 	if apiErr == nil {
+		c.report.note("API server is ready")
 		apiErr = c.startControllers(ctx)
 	}
 	wait.Wait()

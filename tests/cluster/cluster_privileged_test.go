@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,9 +79,13 @@ func TestCluster(t *testing.T) {
 	Privileged(t)
 	before := observe(t)
 	o := Options{Name: "smoke", Output: os.Stderr}
+	crashed := crash(t, o)
 	c, err := Up(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := syscall.Kill(crashed, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("pid 1 of the run that crashed is left: %v", err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -109,6 +115,38 @@ func TestCluster(t *testing.T) {
 			return
 		}
 	}
+}
+
+// crash leaves what a run leaves that dies while it starts a cluster: one machine on, with a service, the others not yet.
+func crash(t *testing.T, o Options) (pid int) {
+	t.Helper()
+	tools, err := build(t.Context(), newReport(o.Output))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sweep(o.Name); err != nil {
+		t.Fatal(err)
+	}
+	c, err := create(o.withDefaults(), tools, newReport(o.Output))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.MkdirAll(c.pki(""), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t, 30*time.Second)
+	if err := c.control.Boot(ctx, l); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.control.Start(ctx, c.etcd()); err != nil {
+		t.Fatal(err)
+	}
+	return c.control.PID
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
