@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"sync"
@@ -64,6 +65,9 @@ func (c *conn) newStream(id uint32) *Stream {
 	c.streams[id] = s
 	return s
 }
+
+// ConnectionState describes the TLS handshake of the connection the stream is on: who its peer proved to be.
+func (s *Stream) ConnectionState() tls.ConnectionState { return s.conn.records.ConnectionState() }
 
 // ID is the number of the stream on its connection.
 func (s *Stream) ID() uint32 { return s.id }

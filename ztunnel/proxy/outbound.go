@@ -85,11 +85,25 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	if err != nil {
 		return err
 	}
-	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, d.Workload.Identity() })
 	far := streamSide{s}
 	c.attach(1, far)
+	peer := p.proven(s, d)
+	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, peer })
 	c.established()
 	return relay(tcpSide{app}, far, &c.up, &c.down)
+}
+
+// proven is who the far end proved to be. Where the service has further names that need not be who its workload is;
+// zero for a name that is no workload's.
+func (p *Proxy) proven(s *hbone.Stream, d route.Decision) mesh.Identity {
+	if own := d.Workload.Identity(); len(d.Expected) == 1 && !own.IsZero() {
+		return own // the handshake would have taken nobody else
+	}
+	peer, err := p.cfg.Identities.Peer(s.ConnectionState())
+	if err != nil {
+		p.log.Debug("peer's name is no workload's", "dst.addr", d.Upstream, "err", err)
+	}
+	return peer
 }
 
 // dialTunnel connects and shakes hands with the destination's ztunnel, as the pod's own identity. Its errors

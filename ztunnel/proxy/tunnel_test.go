@@ -227,6 +227,29 @@ func TestIdentityMismatch(t *testing.T) {
 	m.far.logged(map[string]any{"reason": "TLS_FAILURE"})
 }
 
+// TestFurtherName: the log and the metrics tell who the peer proved to be, where a service may be served by others than
+// its workloads' own accounts.
+func TestFurtherName(t *testing.T) {
+	m, client, server := pair(t)
+	name := mesh.Name{Namespace: "shop", Name: "web"}
+	other := *server.workload
+	other.ServiceAccount = "before" // what the snapshot says; its ztunnel has web's certificate
+	other.Services = map[mesh.Name]mesh.EndpointPorts{name: {80: 8080}}
+	m.store.Apply(mesh.PutWorkload{Workload: &other}, mesh.PutService{Service: &mesh.Service{Namespace: "shop", Name: "web", Hostname: "web.shop.svc.cluster.local",
+		Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []mesh.ServicePort{{Port: 80}},
+		SubjectAltNames: []string{server.workload.Identity().String()}}})
+	m.echo(serverPort)
+	for range 2 { // on a new tunnel, and on the pooled one
+		roundTrip(t, client.dial("10.96.0.1:80"), "x")
+	}
+	eventually(t, "two records", func() bool { return len(m.near.log.all()) == 2 })
+	for _, r := range m.near.log.all() {
+		if r["dst.identity"] != server.workload.Identity().String() {
+			t.Errorf("logged %v, want %v", r["dst.identity"], server.workload.Identity())
+		}
+	}
+}
+
 func TestNoCertificate(t *testing.T) {
 	m := newMesh(t, func(c *Config) { c.ConnectTimeout = 200 * time.Millisecond })
 	m.ca.mute["spiffe://cluster.local/ns/shop/sa/client"] = true
