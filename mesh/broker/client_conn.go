@@ -10,6 +10,8 @@ import (
 	"maps"
 	"os"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // serve tells one connection everything, then what changes, and reads its answers until it ends.
@@ -113,7 +115,7 @@ func (c *Client) sendChanges(ctx context.Context, conn *Conn) error {
 			if ch.netns == nil {
 				err = conn.Send(ch.t, ch.body)
 			} else {
-				err = sendFile(conn, ch)
+				err = c.sendFile(conn.Send, ch)
 			}
 			if err != nil {
 				return err
@@ -124,13 +126,20 @@ func (c *Client) sendChanges(ctx context.Context, conn *Conn) error {
 
 // sendFile sends a change with its namespace. Fd would make the file blocking; SyscallConn keeps it alive.
 // A file closed meanwhile was replaced or deleted, and that change follows.
-func sendFile(conn *Conn, ch change) error {
+//
+// The kernel counts descriptors on their way for all processes of a user together, and may let none travel: then the
+// broker is told all the same, and finds the namespace by the pod's cgroup once a process is in it.
+func (c *Client) sendFile(send func(Type, any, ...int) error, ch change) error {
 	rc, err := ch.netns.SyscallConn()
 	if err != nil {
 		return nil
 	}
-	if cerr := rc.Control(func(fd uintptr) { err = conn.Send(ch.t, ch.body, int(fd)) }); cerr != nil {
+	if cerr := rc.Control(func(fd uintptr) { err = send(ch.t, ch.body, int(fd)) }); cerr != nil {
 		return nil
+	}
+	if errors.Is(err, unix.ETOOMANYREFS) {
+		c.log.Warn("pod announced without its network namespace", "err", err)
+		err = send(ch.t, ch.body)
 	}
 	return err
 }

@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/warren-mesh/warren/tests/testutil"
 )
@@ -212,5 +215,34 @@ func TestClientLeavesABrokerOfAnotherVersion(t *testing.T) {
 	_ = uc.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if n, err := uc.Read(make([]byte, 100)); n > 0 || errors.Is(err, context.DeadlineExceeded) || c.Connected() {
 		t.Errorf("the client stays: %d bytes, %v", n, err)
+	}
+}
+
+// A connection made anew would meet the same limit: the pod is told without its descriptor.
+func TestClientWhoseDescriptorsMayNotTravel(t *testing.T) {
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c := NewClient(t.TempDir(), slog.New(slog.DiscardHandler))
+	for _, tt := range []struct {
+		refused, err error
+		sent         []int // descriptors of each message
+	}{
+		{nil, nil, []int{1}},
+		{unix.ETOOMANYREFS, nil, []int{1, 0}},
+		{unix.EPIPE, unix.EPIPE, []int{1}},
+	} {
+		var sent []int
+		err := c.sendFile(func(_ Type, _ any, fds ...int) error {
+			if sent = append(sent, len(fds)); len(fds) > 0 && tt.refused != nil {
+				return fmt.Errorf("send: %w", os.NewSyscallError("sendmsg", tt.refused))
+			}
+			return nil
+		}, change{t: TypeCaptureUpdate, body: CaptureUpdate{}, netns: f})
+		if !errors.Is(err, tt.err) || !slices.Equal(sent, tt.sent) {
+			t.Errorf("refused with %v: %v, sent %v, want %v", tt.refused, err, sent, tt.sent)
+		}
 	}
 }
