@@ -93,6 +93,31 @@ func TestWriterNeverBlocks(t *testing.T) {
 	}
 }
 
+// TestStuckSinkDoesNotHoldUpTheEnd: nobody reads, and the writer still ends.
+func TestStuckSinkDoesNotHoldUpTheEnd(t *testing.T) {
+	r, sink := io.Pipe()
+	t.Cleanup(func() { r.Close() })
+	w := New(sink, Text)
+	w.last = 10 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	w.Write(sample())
+	for len(w.queue) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	w.Write(sample()) // behind the one that is stuck
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a stuck sink holds the writer up")
+	}
+}
+
 // moody is a sink that fails while it is told to.
 type moody struct {
 	fails atomic.Bool

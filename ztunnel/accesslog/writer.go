@@ -8,10 +8,14 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // QueueLength is how many lines wait for a slow sink before more are dropped.
 const QueueLength = 4096
+
+// lastWords is how long a sink may take for what is queued when the writer is told to end.
+const lastWords = 2 * time.Second
 
 // Writer hands lines to a sink through a bounded queue. Safe for concurrent use.
 type Writer struct {
@@ -20,11 +24,12 @@ type Writer struct {
 	queue   chan *[]byte
 	lines   sync.Pool
 	dropped atomic.Uint64
+	last    time.Duration // lastWords, except in tests
 }
 
 // New returns a writer; it writes while Run runs.
 func New(sink io.Writer, format Format) *Writer {
-	w := &Writer{format: format, sink: sink, queue: make(chan *[]byte, QueueLength)}
+	w := &Writer{format: format, sink: sink, queue: make(chan *[]byte, QueueLength), last: lastWords}
 	w.lines.New = func() any { b := make([]byte, 0, 512); return &b }
 	return w
 }
@@ -48,8 +53,26 @@ func (w *Writer) Write(r *Record) {
 func (w *Writer) Dropped() uint64 { return w.dropped.Load() }
 
 // Run writes queued lines until ctx ends, then what is still queued, and returns nil. Lines that the sink does not
-// take are dropped and counted: a full disk must not end the connections that are logged to it.
+// take are dropped and counted: a full disk must not end the connections that are logged to it. A sink that is stuck
+// holds Run up for two seconds; the goroutine that waits for it stays behind, for a process that ends.
 func (w *Writer) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.serve(ctx)
+	}()
+	<-ctx.Done()
+	patience := time.NewTimer(w.last)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-patience.C:
+	}
+	return nil
+}
+
+// serve writes until ctx has ended and nothing is queued.
+func (w *Writer) serve(ctx context.Context) {
 	out := bufio.NewWriterSize(w.sink, 64<<10)
 	for {
 		select {
@@ -61,7 +84,7 @@ func (w *Writer) Run(ctx context.Context) error {
 				w.burst(out, b)
 			default:
 			}
-			return nil
+			return
 		}
 	}
 }
