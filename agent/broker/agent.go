@@ -20,8 +20,9 @@ const greetWait = 5 * time.Second
 // agentConn is the connection of one agent.
 type agentConn struct {
 	*outbox
-	b    *Broker
-	sent map[string]bool // pod uids named on this connection; the loop's
+	b *Broker
+	// Pod uids, the loop's: named on this connection; and those beyond its complete list that another's names.
+	sent, spared map[string]bool
 }
 
 // acceptAgents serves agents, and a broker that wants to take over, until ctx ends.
@@ -74,7 +75,7 @@ func (b *Broker) serveAgent(ctx context.Context, c *wire.Conn) error {
 	if !b.post(ctx, func() { b.agents[a] = true }) {
 		return nil
 	}
-	defer b.post(context.WithoutCancel(ctx), func() { delete(b.agents, a) })
+	defer b.post(context.WithoutCancel(ctx), func() { b.agentEnded(a) })
 	sent := make(chan error, 1)
 	go func() {
 		err := a.outbox.run(ctx)

@@ -31,6 +31,8 @@ func (f *fullDatapath) SetExceptions(p []netip.Prefix) error {
 	return f.err
 }
 
+func (f *fullDatapath) Pods() ([]uint64, error) { return nil, nil }
+
 func (f *fullDatapath) Reasons() (map[string]uint64, error) { return nil, nil }
 
 func idleBroker(t *testing.T, dp datapath, log *bytes.Buffer) *Broker {

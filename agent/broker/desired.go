@@ -95,11 +95,17 @@ func (b *Broker) deleteCapture(a *agentConn, d wire.CaptureDelete) {
 }
 
 // prune ends what a complete list did not name: captures, what an earlier process left attached, and listeners
-// that ztunnel holds of pods nobody wants.
+// that ztunnel holds of pods nobody wants. While one agent replaces another both are connected: what the other names is
+// kept as long as it is there, for the CNI plugin announces a pod to one of them, before the other hears of it.
 func (b *Broker) prune(a *agentConn) {
 	b.synced, b.dirty = true, true
+	a.spared = map[string]bool{}
 	for uid, p := range b.pods {
-		if !a.sent[uid] {
+		switch {
+		case a.sent[uid]:
+		case b.named(uid):
+			a.spared[uid] = true
+		default:
 			b.unenrol(p, true)
 		}
 	}
@@ -127,6 +133,29 @@ func (b *Broker) prune(a *agentConn) {
 		if b.pods[uid] == nil {
 			b.dropHanded(uid)
 			b.tellZtunnels(wire.TypePodGone, wire.PodMessage{Pod: uid})
+		}
+	}
+}
+
+// named reports whether any agent that is connected wants the pod.
+func (b *Broker) named(uid string) bool {
+	for a := range b.agents {
+		if a.sent[uid] {
+			return true
+		}
+	}
+	return false
+}
+
+// agentEnded forgets a connection, and ends the captures that only its word kept from another's complete list.
+func (b *Broker) agentEnded(a *agentConn) {
+	delete(b.agents, a)
+	for other := range b.agents {
+		for uid := range other.spared {
+			if p := b.pods[uid]; p != nil && !b.named(uid) {
+				b.dirty = true
+				b.unenrol(p, true)
+			}
 		}
 	}
 }
