@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package accesslog writes one line per finished connection, as text or JSON, with the keys of ambient's
-// access log and Warren's reason. Writing never blocks the data path: what a full queue can't take is
+// Package accesslog writes one line per finished connection, and where it is asked to one for each that is opened, as
+// text or JSON, with the keys of ambient's access log and Warren's reason. Writing never blocks the data path: what a full queue can't take is
 // dropped and counted.
 package accesslog
 
@@ -22,11 +22,13 @@ type Peer struct {
 	Cluster   string
 }
 
-// Record is one finished connection.
+// Record is one finished connection, or one that was just opened.
 type Record struct {
-	Time time.Time
-	Src  Peer
-	Dst  Peer
+	// Opened: bytes may flow from now on; Sent, Received, Duration and Err have no meaning yet and are left out.
+	Opened bool
+	Time   time.Time
+	Src    Peer
+	Dst    Peer
 	// HBONEAddr is the target named in CONNECT, where the connection was tunnelled.
 	HBONEAddr string
 	// Service is the host name of the service the client addressed.
@@ -49,11 +51,8 @@ type Format func(b []byte, r *Record) []byte
 // Text appends "time level access message key=value ...", values quoted where they need it.
 func Text(b []byte, r *Record) []byte {
 	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-	if r.Err != nil {
-		b = append(b, " error access connection complete"...)
-	} else {
-		b = append(b, " info access connection complete"...)
-	}
+	level, message := r.headline()
+	b = append(append(append(append(b, ' '), level...), " access "...), message...)
 	r.each(func(key, s string, n uint64, number bool) {
 		b = append(append(append(b, ' '), key...), '=')
 		switch {
@@ -72,11 +71,9 @@ func Text(b []byte, r *Record) []byte {
 func JSON(b []byte, r *Record) []byte {
 	b = append(b, `{"time":"`...)
 	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-	level := `","level":"info"`
-	if r.Err != nil {
-		level = `","level":"error"`
-	}
-	b = append(append(b, level...), `,"scope":"access","message":"connection complete"`...)
+	level, message := r.headline()
+	b = append(append(append(b, `","level":"`...), level...), `","scope":"access","message":"`...)
+	b = append(append(b, message...), '"')
 	r.each(func(key, s string, n uint64, number bool) {
 		b = append(append(append(b, `,"`...), key...), `":`...)
 		if number {
@@ -86,6 +83,17 @@ func JSON(b []byte, r *Record) []byte {
 		}
 	})
 	return append(b, "}\n"...)
+}
+
+// headline is a record's level and message.
+func (r *Record) headline() (level, message string) {
+	switch {
+	case r.Opened:
+		return "debug", "connection opened"
+	case r.Err != nil:
+		return "error", "connection complete"
+	}
+	return "info", "connection complete"
 }
 
 // each calls f for every key that has a value, in the order of ambient's log.
@@ -109,15 +117,17 @@ func (r *Record) each(f func(key, s string, n uint64, number bool)) {
 	word("dst.service", r.Service)
 	peer(&dstKeys, &r.Dst)
 	word("direction", r.Direction)
-	f("bytes_sent", "", r.Sent, true)
-	f("bytes_recv", "", r.Received, true)
-	f("duration", strconv.FormatInt(r.Duration.Milliseconds(), 10)+"ms", 0, false)
+	if !r.Opened {
+		f("bytes_sent", "", r.Sent, true)
+		f("bytes_recv", "", r.Received, true)
+		f("duration", strconv.FormatInt(r.Duration.Milliseconds(), 10)+"ms", 0, false)
+	}
 	f("reason", r.Reason.String(), 0, false)
 	word("policy", r.Policy)
 	word("policy_dry_run", r.DryRun)
 	word("policy_audit", r.Audit)
 	word("trace_id", r.TraceID)
-	if r.Err != nil {
+	if r.Err != nil && !r.Opened {
 		f("error", r.Err.Error(), 0, false)
 	}
 }

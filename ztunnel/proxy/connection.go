@@ -5,6 +5,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -118,12 +119,19 @@ func (c *connection) learn(f func(*facts)) {
 	f(&c.facts)
 }
 
-// established counts the connection as opened: bytes may flow.
+// established counts the connection as opened, and logs it where the log is asked for everything: bytes may flow.
 func (c *connection) established() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.series = c.proxy.cfg.Metrics.Series(c.facts.labels(c.reporter, c.facts.reason))
 	c.series.Opened.Add(1)
+	f := c.facts
+	c.mu.Unlock()
+	if !c.proxy.log.Enabled(c.ctx, slog.LevelDebug) {
+		return
+	}
+	rec := f.record(c.proxy.cfg.Now(), c.started, f.reason, nil)
+	rec.Opened = true
+	c.proxy.cfg.AccessLog.Write(rec)
 }
 
 // tell adds to the series what went since it was last told; mu is held.

@@ -90,12 +90,15 @@ func (r *records) Write(p []byte) (int, error) {
 	return r.buf.Write(p)
 }
 
-func (r *records) all() (out []map[string]any) {
+// all are the records of connections that ended.
+func (r *records) all() []map[string]any { return r.of("connection complete") }
+
+func (r *records) of(message string) (out []map[string]any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for line := range bytes.Lines(r.buf.Bytes()) {
 		m := map[string]any{}
-		if json.Unmarshal(line, &m) == nil {
+		if json.Unmarshal(line, &m) == nil && m["message"] == message {
 			out = append(out, m)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -76,6 +77,41 @@ func TestTunnel(t *testing.T) {
 		Destination: metrics.PeerOf(m.store.Snapshot().WorkloadByPod("uid-web"), mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"})}
 	if s := m.far.metrics.Series(l); s.Opened.Load() != 1 || s.Closed.Load() != 1 || s.Failed.Load() != 0 || s.Sent.Load() != 5 || s.Received.Load() != 5 {
 		t.Errorf("series: opened %d closed %d failed %d sent %d received %d", s.Opened.Load(), s.Closed.Load(), s.Failed.Load(), s.Sent.Load(), s.Received.Load())
+	}
+}
+
+// TestOpenedIsLogged: at level debug, and then only, the access log has a line for each connection that opens.
+func TestOpenedIsLogged(t *testing.T) {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo} {
+		m, client, _ := pair(t, func(c *Config) {
+			c.Log = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: level}))
+		})
+		m.echo(serverPort)
+		c := live(t, client)
+		nodes := map[string]*node{outbound: m.near, inbound: m.far}
+		if level == slog.LevelDebug {
+			for direction, n := range nodes {
+				eventually(t, "the line of a connection that lives", func() bool { return len(n.log.of("connection opened")) == 1 })
+				r := n.log.of("connection opened")[0]
+				for k, want := range map[string]any{"level": "debug", "scope": "access", "direction": direction, "reason": "TUNNEL", "src.workload": "client", "dst.workload": "web", "duration": nil, "bytes_sent": nil} {
+					if r[k] != want {
+						t.Errorf("%s: %s is %v, want %v", direction, k, r[k], want)
+					}
+				}
+			}
+		}
+		roundTrip(t, c, "to the end")
+		for _, n := range nodes {
+			n.logged(map[string]any{"level": "info"})
+			if level == slog.LevelInfo && len(n.log.of("connection opened")) > 0 {
+				t.Errorf("%s: an opened connection is logged at level %v", n.name, level)
+			}
+		}
+		wantReset(t, "closed port", client.dial(serverAddr+":8081"))
+		m.near.logged(map[string]any{"reason": "PEER_REFUSED"})
+		if got, want := len(m.near.log.of("connection opened")), map[slog.Level]int{slog.LevelDebug: 1}[level]; got != want {
+			t.Errorf("at level %v, with one that failed: %d lines of opened connections, want %d", level, got, want)
+		}
 	}
 }
 
