@@ -56,14 +56,22 @@ func child(name string, args []string, log io.Writer) int {
 		fmt.Fprintf(log, "%s: supervise: %v\n", name, err)
 		return 1
 	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, os.Interrupt, syscall.SIGCHLD)
-	defer signal.Stop(signals)
-	s := supervisor{
-		name: name, log: log, signals: signals, now: time.Now,
-		start: func() (int, error) { return start(exe, args) },
-	}
+	s := supervisor{name: name, log: log, now: time.Now, start: func() (int, error) { return start(exe, args) }}
+	defer s.listen()()
 	return s.run()
+}
+
+// listen has signals delivered until the function it returns is called. os/signal drops what finds its channel full:
+// ends of children, of which one stands for all before it, must not take the place of a request to stop.
+func (s *supervisor) listen() (stop func()) {
+	stops, ended := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	s.stops, s.ended = stops, ended
+	signal.Notify(stops, syscall.SIGTERM, os.Interrupt)
+	signal.Notify(ended, syscall.SIGCHLD)
+	return func() {
+		signal.Stop(stops)
+		signal.Stop(ended)
+	}
 }
 
 func start(exe string, args []string) (int, error) {
@@ -75,11 +83,12 @@ func start(exe string, args []string) (int, error) {
 }
 
 type supervisor struct {
-	name    string
-	log     io.Writer
-	signals chan os.Signal
-	start   func() (pid int, err error)
-	now     func() time.Time
+	name  string
+	log   io.Writer
+	stops <-chan os.Signal // requests to stop
+	ended <-chan os.Signal // a child ended, or several
+	start func() (pid int, err error)
+	now   func() time.Time
 
 	deaths   []time.Time
 	stopping bool
@@ -131,7 +140,9 @@ func (s *supervisor) wait(pid int) int {
 			}
 			return ws.ExitStatus()
 		}
-		if sig := <-s.signals; sig != syscall.SIGCHLD {
+		select {
+		case <-s.ended:
+		case sig := <-s.stops:
 			s.stopping = true
 			_ = unix.Kill(pid, sig.(syscall.Signal)) // it may have just ended; then it is reaped next
 		}
@@ -155,15 +166,15 @@ func (s *supervisor) died() time.Duration {
 func (s *supervisor) sleep(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			return
-		case sig := <-s.signals:
-			if sig != syscall.SIGCHLD {
-				s.stopping = true
-				return
-			}
-		}
+	select {
+	case <-t.C:
+	case <-s.stops:
+		s.stopping = true
+		return
+	}
+	select {
+	case <-s.stops: // both were there: a child that a terminal stopped together with us
+		s.stopping = true
+	default:
 	}
 }

@@ -168,20 +168,62 @@ func TestPanickingChildIsStartedAgain(t *testing.T) {
 // A node short of processes must not turn one death into a kubelet's back-off.
 func TestFailedRestartIsTriedAgain(t *testing.T) {
 	starts := 0
-	s := supervisor{now: time.Now, log: io.Discard, signals: make(chan os.Signal, 8)}
-	signal.Notify(s.signals, syscall.SIGCHLD)
-	defer signal.Stop(s.signals)
+	s := supervisor{now: time.Now, log: io.Discard}
+	defer s.listen()()
+	stops := make(chan os.Signal, 1)
+	s.stops = stops
 	s.start = func() (int, error) {
 		switch starts++; starts {
 		case 2:
 			return 0, syscall.EAGAIN
 		case 3:
-			s.signals <- syscall.SIGTERM
+			stops <- syscall.SIGTERM
 		}
 		return syscall.ForkExec("/bin/true", []string{"true"}, nil)
 	}
 	if s.run(); starts != 3 {
 		t.Errorf("%d starts, want 3", starts)
+	}
+}
+
+// Ends of many children at once, which nobody takes meanwhile, leave room for a request to stop.
+func TestEndsOfChildrenDoNotHideARequestToStop(t *testing.T) {
+	var s supervisor
+	defer s.listen()()
+	witness := make(chan os.Signal, 64)
+	signal.Notify(witness, syscall.SIGCHLD, os.Interrupt)
+	defer signal.Stop(witness)
+	raise := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(os.Getpid(), sig); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-witness:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%v does not come", sig)
+		}
+	}
+	for range 32 {
+		raise(syscall.SIGCHLD)
+	}
+	raise(syscall.SIGINT)
+	select {
+	case <-s.stops:
+	case <-time.After(time.Second):
+		t.Error("the request to stop is lost")
+	}
+}
+
+// What stops the child too, as a terminal does, may come at once with its end.
+func TestRequestToStopWinsOverARestart(t *testing.T) {
+	for range 100 {
+		stops := make(chan os.Signal, 1)
+		stops <- os.Interrupt
+		s := supervisor{stops: stops}
+		if s.sleep(0); !s.stopping {
+			t.Fatal("another child would be started")
+		}
 	}
 }
 
