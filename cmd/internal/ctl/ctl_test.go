@@ -72,7 +72,9 @@ func newWorld(t *testing.T) *world {
 		},
 		Problems: func() []kube.Problem { return out.problems },
 		BPF:      func(context.Context) (broker.Stats, error) { return out.stats() },
-		Ztunnel:  func(ctx context.Context) (net.Conn, error) { return broker.DialNewest(ctx, out.dir, "ztunnel", "admin") },
+		Ztunnel: func(ctx context.Context) (net.Conn, error) {
+			return broker.DialNewest(ctx, out.dir, "ztunnel", "admin")
+		},
 	}
 	a := httptest.NewServer(localhost.Only(debug.Handler(sources)))
 	t.Cleanup(a.Close)
