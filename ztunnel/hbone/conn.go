@@ -41,8 +41,8 @@ type conn struct {
 	sendWindow  int64
 	peerInitial int64
 	peerMax     uint32
-	peerLimited bool      // it named a number
-	waiters     []*Stream // want sendWindow or their own
+	peerLimited bool    // it named a number
+	waiters     waiters // want sendWindow or their own
 	err         error
 	away        bool // GOAWAY received, or sent: no new streams of ours
 	awaySent    bool

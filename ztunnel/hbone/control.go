@@ -101,6 +101,6 @@ func (r *reader) onWindowUpdate(h frameHeader, b []byte) error {
 	if s.sendWindow += n; s.sendWindow > maxWindow {
 		return &StreamError{h.stream, CodeFlowControl, "stream's window overflows"}
 	}
-	c.wakeWriters()
+	c.wakeWriter(s) // the others' window is what it was
 	return nil
 }

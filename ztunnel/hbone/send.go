@@ -88,10 +88,7 @@ func (s *Stream) await(most int) (int, error) {
 		if n := s.open(most); n > 0 {
 			return n, nil
 		}
-		if !s.waiting {
-			s.waiting = true
-			c.waiters = append(c.waiters, s)
-		}
+		c.waiters.add(s)
 		s.wake.Wait()
 	}
 }
@@ -124,21 +121,6 @@ func (s *Stream) refund(n int) {
 	s.take(-n)
 	c.wakeWriters()
 	c.mu.Unlock()
-}
-
-// wakeWriters wakes streams that have window again, or whose end came; mu is held.
-func (c *conn) wakeWriters() {
-	still := c.waiters[:0]
-	for _, s := range c.waiters {
-		if s.writable() == nil && s.open(1) <= 0 {
-			still = append(still, s)
-			continue
-		}
-		s.waiting = false
-		s.wake.Broadcast()
-	}
-	clear(c.waiters[len(still):])
-	c.waiters = still
 }
 
 // sendSlots sends n bytes of payload that lie in slots; window for them is taken.

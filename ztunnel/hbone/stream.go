@@ -24,18 +24,19 @@ type Stream struct {
 	sent    *atomic.Uint64 // what ReadFrom counts in, nil for nothing; under writeMu
 
 	// Under conn.mu.
-	sendWindow int64
-	waiting    bool // among conn.waiters
-	wake       sync.Cond
-	localEnd   bool // END_STREAM sent
-	peerEnd    bool // END_STREAM received
-	enough     bool // and the server wants no more of this side: see hadEnough
-	closed     bool // out of conn.streams
-	writeErr   error
-	source     deadliner     // what ReadFrom reads, to be interrupted
-	status     int           // client
-	header     Header        // client: of the answer; server: of the request
-	ready      chan struct{} // client: closed with the answer or the end
+	sendWindow     int64
+	waiting        bool // among conn.waiters, between these
+	before, behind *Stream
+	wake           sync.Cond
+	localEnd       bool // END_STREAM sent
+	peerEnd        bool // END_STREAM received
+	enough         bool // and the server wants no more of this side: see hadEnough
+	closed         bool // out of conn.streams
+	writeErr       error
+	source         deadliner     // what ReadFrom reads, to be interrupted
+	status         int           // client
+	header         Header        // client: of the answer; server: of the request
+	ready          chan struct{} // client: closed with the answer or the end
 
 	in receiver
 }
@@ -195,6 +196,7 @@ func (c *conn) detach(s *Stream, why error) (source deadliner, gone bool) {
 		s.status = -1
 		close(s.ready)
 	}
+	c.waiters.remove(s)
 	s.wake.Broadcast()
 	return s.source, gone
 }
