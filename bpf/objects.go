@@ -57,6 +57,7 @@ func parseObjects() (*objects, error) {
 		return nil, fmt.Errorf("set have_mptcp_sock: %w", err)
 	}
 	o.inflight = o.lookup.Maps[mapInflight]
+	scaleInflight(o.inflight)
 	for _, spec := range append([]*ebpf.CollectionSpec{o.lookup, o.guard}, o.node...) {
 		delete(spec.Maps, mapInflight)
 	}
