@@ -35,14 +35,18 @@ func newBuckets(now func() time.Time) *buckets {
 func (b *buckets) take(node string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := b.now()
 	k := b.byNode[node]
 	if k == nil {
-		k = &bucket{tokens: nodeBurst, filled: now}
+		k = &bucket{tokens: nodeBurst}
 		b.byNode[node] = k
 	}
+	return k.take(b.now(), nodeBurst, nodePerSecond)
+}
+
+// take takes a token from a bucket that holds up to burst, if there is one.
+func (k *bucket) take(now time.Time, burst, perSecond float64) bool {
 	if d := now.Sub(k.filled); d > 0 {
-		k.tokens = min(nodeBurst, k.tokens+d.Seconds()*nodePerSecond)
+		k.tokens = min(burst, k.tokens+d.Seconds()*perSecond)
 	}
 	k.filled = now
 	if k.tokens < 1 {

@@ -38,11 +38,13 @@ type ServiceConfig struct {
 }
 
 // Service answers istio.v1.auth.IstioCertificateService: a node gets certificates for the service accounts of
-// the pods scheduled on it, and for nothing else. Every refusal is logged and counted with its reason.
+// the pods scheduled on it, and for nothing else. Every refusal is counted with its reason and
+// logged, except that lines which anybody can cause at any rate are bounded.
 type Service struct {
 	security.UnimplementedIstioCertificateServiceServer
 	cfg     ServiceConfig
 	rates   *buckets
+	lines   *lines
 	metrics *metrics
 }
 
@@ -53,7 +55,7 @@ func NewService(cfg ServiceConfig) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg, rates: newBuckets(cfg.Now), metrics: newMetrics(cfg.Registerer, cfg.Authority)}
+	return &Service{cfg: cfg, rates: newBuckets(cfg.Now), lines: newLines(cfg.Now), metrics: newMetrics(cfg.Registerer, cfg.Authority)}
 }
 
 // refusal is why a request is not answered: code for the caller, reason and cause for the operator.
@@ -82,7 +84,12 @@ func (s *Service) CreateCertificate(ctx context.Context, req *security.IstioCert
 			r = refuse(codes.Internal, reason.Internal, err)
 		}
 		s.metrics.refused.WithLabelValues(r.reason.String()).Inc()
-		log.Warn("certificate refused", "reason", r.reason.String(), "err", r.cause)
+		if unsaid, ok := s.lines.take(r.reason); ok {
+			if unsaid > 0 {
+				log = log.With("unsaid", unsaid) // lines of that reason before this one
+			}
+			log.Warn("certificate refused", "reason", r.reason.String(), "err", r.cause)
+		}
 		return nil, status.Error(r.code, r.reason.String()+": "+r.reason.Text())
 	}
 	s.metrics.issued.Inc()

@@ -182,6 +182,46 @@ func TestRateIsPerNode(t *testing.T) {
 	}
 }
 
+// TestStrangersFillNoLog: refusals of callers that prove nothing are all counted, and logged at a bounded rate that
+// takes nothing from the lines about nodes.
+func TestStrangersFillNoLog(t *testing.T) {
+	a := open(t)
+	s, _ := service(t, a, webPod())
+	var log strings.Builder
+	s.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	const calls = 10 * linesBurst
+	stranger := func(n int) {
+		for range n {
+			if _, err := s.CreateCertificate(context.Background(), &security.IstioCertificateRequest{}); status.Code(err) != codes.Unauthenticated {
+				t.Fatal(err)
+			}
+		}
+	}
+	said := func(why reason.Reason) int { return strings.Count(log.String(), "reason="+why.String()+" ") }
+	stranger(calls)
+	if got := said(reason.NodeUnproven); got != linesBurst {
+		t.Errorf("%d calls without a token: %d lines, want %d", calls, got, linesBurst)
+	}
+	if got := testutil.ToFloat64(s.metrics.refused.WithLabelValues(reason.NodeUnproven.String())); got != calls {
+		t.Errorf("%v counted, want %d", got, calls)
+	}
+	for range nodeBurst + calls {
+		_, _ = s.CreateCertificate(call("b"), &security.IstioCertificateRequest{Csr: "x"})
+	}
+	if got := said(reason.BadCertificateRequest); got != nodeBurst {
+		t.Errorf("a node's bad requests: %d lines, want %d", got, nodeBurst)
+	}
+	if got := said(reason.RateLimit); got != linesBurst {
+		t.Errorf("a node that asks too often: %d lines, want %d", got, linesBurst)
+	}
+	a.now = a.now.Add(time.Second)
+	log.Reset()
+	stranger(2)
+	if got := said(reason.NodeUnproven); got != linesPerSecond || !strings.Contains(log.String(), " unsaid=180 ") {
+		t.Errorf("a second later: %d lines: %s", got, log.String())
+	}
+}
+
 func TestTokenDir(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
