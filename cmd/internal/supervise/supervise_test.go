@@ -209,7 +209,10 @@ func TestEndsOfChildrenDoNotHideARequestToStop(t *testing.T) {
 	}
 	raise(syscall.SIGINT)
 	select {
-	case <-s.stops:
+	case sig := <-s.stops:
+		if sig != os.Interrupt {
+			t.Errorf("%v counts as a request to stop", sig)
+		}
 	case <-time.After(time.Second):
 		t.Error("the request to stop is lost")
 	}
