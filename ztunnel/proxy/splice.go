@@ -16,8 +16,9 @@ const spliceMost = 1 << 20
 // pipe is where the kernel keeps bytes between two sockets.
 type pipe struct{ r, w int }
 
-// pipes are empty ones to be used again; more than it holds are closed.
-var pipes = make(chan pipe, 64)
+// pipes are empty ones to be used again; more than it holds are closed. The kernel counts the room of idle pipes too,
+// and beyond 64 MiB for one user (pipe(7)) gives new ones two pages.
+var pipes = make(chan pipe, 32)
 
 func getPipe() (pipe, error) {
 	select {
