@@ -54,9 +54,10 @@ func newUser(t *testing.T) *user {
 	return u
 }
 
-// types runs a line in a shell, with what is typed into it, for some time at most.
+// types runs a line in a shell, with what is typed into it, for some time at most. It is not bound to the test's
+// context, which has ended when a test is cleaned up.
 func (u *user) types(line, input string, limit time.Duration) (string, error) {
-	ctx, cancel := context.WithTimeout(u.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", "exec "+line)
 	cmd.Dir, cmd.Env, cmd.Stdin = u.root, u.env, strings.NewReader(input)

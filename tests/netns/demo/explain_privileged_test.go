@@ -13,7 +13,7 @@ import (
 func TestExplainPage(t *testing.T) {
 	testutil.Privileged(t)
 	u := newUser(t)
-	t.Cleanup(func() { _, _ = u.types("build/bin/warren-netns down", "", time.Minute) })
+	t.Cleanup(func() { u.stops(t) })
 	if out, err := u.types("build/bin/warren-netns demo", "", time.Minute); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
