@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/warren-mesh/warren/tests/packets"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -30,14 +31,14 @@ func TestCaptureSeesTheWire(t *testing.T) {
 			t.Error(err)
 		}
 		found := c.Contains([]byte("marker-far"))
-		if len(found) != 2 || !slices.Contains(found, found[0].reverse()) {
+		if len(found) != 2 || !slices.Contains(found, found[0].Reverse()) {
 			t.Errorf("%s: marker found in %v, want both directions of one connection; all flows %v", network, found, c.Flows())
 		}
 		if found := c.Contains([]byte("marker-near")); len(found) > 0 {
 			t.Errorf("%s: traffic inside a node was seen on the wire: %v", network, found)
 		}
 		for _, f := range found {
-			if _, err := TLSRecords(c.Bytes(f)); err == nil {
+			if _, err := packets.TLSRecords(c.Bytes(f)); err == nil {
 				t.Errorf("%s: plain text passes as TLS", network)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warren-mesh/warren/tests/packets"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -26,7 +27,7 @@ type prison struct {
 	*spine
 	outside *Pod
 	heard   *ledger // what the outside pod got
-	wire    *Capture
+	wire    *packets.Capture
 	a, b    *evidence
 }
 
@@ -191,7 +192,7 @@ func (p *prison) check(t *testing.T, carried int) {
 		for _, f := range p.wire.Between(from, far) {
 			if f.Source.Port() != hbonePort && f.Destination.Port() != hbonePort {
 				t.Errorf("a connection around the tunnel: %s", f)
-			} else if _, err := TLSRecords(p.wire.Bytes(f)); err != nil {
+			} else if _, err := packets.TLSRecords(p.wire.Bytes(f)); err != nil {
 				t.Errorf("%s: %v", f, err)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/tests/packets"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -98,7 +99,7 @@ func isReset(err error) bool {
 }
 
 // checkWire fails unless everything between pods of the two nodes was TLS on the HBONE port, without the marker.
-func checkWire(t *testing.T, wire *Capture, s *spine, marker string) {
+func checkWire(t *testing.T, wire *packets.Capture, s *spine, marker string) {
 	if err := wire.Err(); err != nil {
 		t.Error(err)
 	}
@@ -113,7 +114,7 @@ func checkWire(t *testing.T, wire *Capture, s *spine, marker string) {
 				continue
 			}
 			b := wire.Bytes(f)
-			n, err := TLSRecords(b)
+			n, err := packets.TLSRecords(b)
 			if err != nil {
 				t.Errorf("%s: %v", f, err)
 			}

@@ -5,13 +5,11 @@ package netns
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/warren-mesh/warren/tests/packets"
 )
 
 // State describes a running mesh to other processes: enough to look at it and to run commands in it.
@@ -84,30 +82,6 @@ func (s State) Captured(pod Member) string {
 }
 
 // Capture records the wire of a mesh that another process holds, until Stop.
-func (s State) Capture() (*Capture, error) {
-	type opened struct {
-		fd  int
-		err error
-	}
-	done := make(chan opened)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine, and the namespace it joined with it
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", s.Wire))
-		if err != nil {
-			done <- opened{err: err}
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- opened{err: os.NewSyscallError("setns", err)}
-			return
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
-		done <- opened{fd, os.NewSyscallError("socket", err)}
-	}()
-	o := <-done
-	if o.err != nil {
-		return nil, fmt.Errorf("capture packets: %w", o.err)
-	}
-	return newCapture(os.NewFile(uintptr(o.fd), "wire"))
+func (s State) Capture() (*packets.Capture, error) {
+	return packets.In(fmt.Sprintf("/proc/%d/ns/net", s.Wire))
 }

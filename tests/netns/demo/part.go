@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/warren-mesh/warren/tests/netns"
+	"github.com/warren-mesh/warren/tests/packets"
 )
 
 // toldWithin is how long the mesh may take to write down what it did: the data path never waits for that.
@@ -16,7 +16,7 @@ const toldWithin = 5 * time.Second
 // part is what the mesh and the wire say of a stretch of time.
 type part struct {
 	d       *demo
-	capture *netns.Capture
+	capture *packets.Capture
 	logged  map[string]int // bytes of each node's log before
 	scraped []sample
 	counted []sample // the kernel's

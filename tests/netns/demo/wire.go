@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/warren-mesh/warren/tests/netns"
+	"github.com/warren-mesh/warren/tests/packets"
 )
 
 // Traffic is what was seen of all connections from one address to one port of another.
@@ -36,7 +36,7 @@ func (t *Traffic) Is() string {
 }
 
 // Summarize adds a capture's connections up, by client, server and the server's port. name maps addresses to names.
-func Summarize(c *netns.Capture, name func(netip.Addr) string, markers ...string) []Traffic {
+func Summarize(c *packets.Capture, name func(netip.Addr) string, markers ...string) []Traffic {
 	var out []Traffic
 	for _, f := range c.Flows() {
 		if f.Source.Port() < f.Destination.Port() { // towards the client, whose port is out of the ephemeral range
@@ -48,7 +48,7 @@ func Summarize(c *netns.Capture, name func(netip.Addr) string, markers ...string
 			i = len(out)
 			out = append(out, Traffic{Client: client, Server: server, Port: port, Carried: map[string]int{}})
 		}
-		out[i].add(c.Bytes(f), c.Bytes(netns.Flow{Source: f.Destination, Destination: f.Source}), markers)
+		out[i].add(c.Bytes(f), c.Bytes(packets.Flow{Source: f.Destination, Destination: f.Source}), markers)
 	}
 	slices.SortStableFunc(out, func(a, b Traffic) int {
 		return cmp.Or(cmp.Compare(order(a.Client), order(b.Client)), cmp.Compare(a.Server, b.Server), cmp.Compare(a.Port, b.Port))
@@ -64,7 +64,7 @@ func (t *Traffic) add(there, back []byte, markers []string) {
 		t.First = there[:min(len(there), 24)]
 	}
 	for _, b := range [][]byte{there, back} {
-		n, err := netns.TLSRecords(b)
+		n, err := packets.TLSRecords(b)
 		if err != nil {
 			t.Plain++
 			continue

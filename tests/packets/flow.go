@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package netns
+package packets
 
 import (
 	"bytes"
@@ -17,7 +17,8 @@ type Flow struct{ Source, Destination netip.AddrPort }
 
 func (f Flow) String() string { return fmt.Sprintf("%s -> %s", f.Source, f.Destination) }
 
-func (f Flow) reverse() Flow { return Flow{f.Destination, f.Source} }
+// Reverse is the other direction.
+func (f Flow) Reverse() Flow { return Flow{f.Destination, f.Source} }
 
 // segment is one TCP segment.
 type segment struct {
