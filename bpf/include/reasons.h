@@ -61,5 +61,6 @@ enum reason {
 	REASON_RATE_LIMIT = 55, /* a node asks for certificates faster than control answers */
 	REASON_NOT_READY = 56, /* control has not read the mesh's objects yet */
 	REASON_NO_POD_ADDRESS = 57, /* the pod has no address of the destination's family */
-	REASON_MAX = 58,
+	REASON_CERTIFICATE_REVOKED = 58, /* the peer's certificate, or one that vouches for it, is on the authority's revocation list */
+	REASON_MAX = 59,
 };

@@ -120,10 +120,12 @@ const (
 	NotReady Reason = 56
 	// NoPodAddress: the pod has no address of the destination's family.
 	NoPodAddress Reason = 57
+	// CertificateRevoked: the peer's certificate, or one that vouches for it, is on the authority's revocation list.
+	CertificateRevoked Reason = 58
 )
 
 // Max is the number of reasons; valid reasons lie in [0, Max).
-const Max = 58
+const Max = 59
 
 var table = [Max]entry{
 	None:                      {"NONE", Carry, "no reason: the ordinary case"},
@@ -184,4 +186,5 @@ var table = [Max]entry{
 	RateLimit:                 {"RATE_LIMIT", Drop, "a node asks for certificates faster than control answers"},
 	NotReady:                  {"NOT_READY", Drop, "control has not read the mesh's objects yet"},
 	NoPodAddress:              {"NO_POD_ADDRESS", Drop, "the pod has no address of the destination's family"},
+	CertificateRevoked:        {"CERTIFICATE_REVOKED", Drop, "the peer's certificate, or one that vouches for it, is on the authority's revocation list"},
 }
