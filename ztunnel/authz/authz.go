@@ -87,15 +87,15 @@ func Explain(snap *mesh.Snapshot, dst *mesh.Workload, c Connection, considered f
 
 // applying are the policies that apply to dst, each once, in the order in which one of several is named:
 // STRICT first, because it tells most, then by name, so that the same connection always gets the same answer.
-// unknown is one that dst references and nobody knows.
+// unknown is one that dst references and nobody knows. Whom a policy is meant for says the reference, whatever the
+// policy's scope.
 func applying(snap *mesh.Snapshot, dst *mesh.Workload) (out []*mesh.Policy, unknown mesh.Name) {
 	snap.PoliciesFor(dst.Namespace, func(p *mesh.Policy) bool { out = append(out, p); return true })
 	for _, n := range dst.Policies {
-		switch p := snap.Policy(n); {
-		case p == nil:
-			unknown = n
-		case p.Scope == mesh.ScopeWorkload:
+		if p := snap.Policy(n); p != nil {
 			out = append(out, p)
+		} else {
+			unknown = n
 		}
 	}
 	slices.SortFunc(out, func(a, b *mesh.Policy) int {

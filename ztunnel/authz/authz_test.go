@@ -98,6 +98,8 @@ func TestEvaluate(t *testing.T) {
 		{"another namespace's deny", []*mesh.Policy{policy("a", "d", mesh.ScopeNamespace, mesh.Deny, all)}, nil, conn, true, reason.None, mesh.Name{}},
 		{"workload deny, referenced", []*mesh.Policy{policy("b", "d", mesh.ScopeWorkload, mesh.Deny, all)}, []mesh.Name{name("b", "d")}, conn, false, reason.PolicyDeny, name("b", "d")},
 		{"workload deny, not referenced", []*mesh.Policy{policy("b", "d", mesh.ScopeWorkload, mesh.Deny, all)}, nil, conn, true, reason.None, mesh.Name{}},
+		{"another namespace's deny, referenced", []*mesh.Policy{policy("a", "d", mesh.ScopeNamespace, mesh.Deny, all)}, []mesh.Name{name("a", "d")}, conn, false, reason.PolicyDeny, name("a", "d")},
+		{"its namespace's deny, referenced as well", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, all)}, []mesh.Name{name("b", "d")}, conn, false, reason.PolicyDeny, name("b", "d")},
 		{"deny wins over allow", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, all), policy("b", "d", mesh.ScopeNamespace, mesh.Deny, all)}, nil, conn, false, reason.PolicyDeny, name("b", "d")},
 		{"deny that does not match", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, one(mesh.Match{Namespaces: exact("z")}))}, nil, conn, true, reason.None, mesh.Name{}},
 		{"allow matches", []*mesh.Policy{policy("b", "a", mesh.ScopeNamespace, mesh.Allow, all)}, nil, conn, true, reason.None, name("b", "a")},
@@ -114,6 +116,8 @@ func TestEvaluate(t *testing.T) {
 		{"a dry-run allow demands nothing", []*mesh.Policy{dryAllow}, nil, conn, true, reason.None, mesh.Name{}},
 		{"v4-mapped source and destination", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, one(mesh.Match{SourceIPs: prefix("10.1.0.5/32"), DestinationIPs: prefix("10.2.0.9/32")}))}, nil,
 			Connection{Identity: alice, Source: netip.MustParseAddr("::ffff:10.1.0.5"), Destination: netip.MustParseAddrPort("[::ffff:10.2.0.9]:8080")}, false, reason.PolicyDeny, name("b", "d")},
+		{"a link-local source with its zone", []*mesh.Policy{policy("b", "d", mesh.ScopeNamespace, mesh.Deny, one(mesh.Match{SourceIPs: prefix("fe80::/10")}))}, nil,
+			Connection{Source: netip.MustParseAddr("fe80::1%eth0"), Destination: conn.Destination}, false, reason.PolicyDeny, name("b", "d")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

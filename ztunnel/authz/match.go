@@ -16,7 +16,7 @@ type peer struct {
 }
 
 func newPeer(c Connection) peer {
-	c.Source = c.Source.Unmap()
+	c.Source = c.Source.Unmap().WithZone("") // no prefix contains an address with a zone
 	c.Destination = netip.AddrPortFrom(c.Destination.Addr().Unmap(), c.Destination.Port())
 	return peer{Connection: c, principal: c.Identity.Principal()}
 }
