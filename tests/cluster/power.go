@@ -160,11 +160,25 @@ func (c *Cluster) NodeCommand(ctx context.Context, name string, command ...strin
 	return m.Command(ctx, command...), nil
 }
 
+// PID is that of pid 1 of a machine ("n1", "control") as this machine counts: /proc/PID/ns/net is the machine's network,
+// /proc/PID/root its files. 0 when it is off.
+func (c *Cluster) PID(name string) (int, error) {
+	m, service, err := c.find(name)
+	if err == nil && service != "" {
+		err = fmt.Errorf("find %s: want a machine", name)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return m.PID, nil
+}
+
 // Process is a process of a pod.
 type Process struct {
 	PID       int    // as this machine counts, so that syscall.Kill reaches it
 	Container string // empty for the pod's sandbox
 	Command   string // its arguments, joined by spaces
+	Cgroup    string // its directory in cgroup2, as this machine sees it
 }
 
 // Processes lists what runs in a pod, by the pod's cgroup on its node.
@@ -196,7 +210,7 @@ func (c *Cluster) Processes(ctx context.Context, namespace, pod string) ([]Proce
 				continue
 			}
 			args, _ := os.ReadFile("/proc/" + field + "/cmdline")
-			all = append(all, Process{PID: pid, Container: names[filepath.Base(filepath.Dir(f))],
+			all = append(all, Process{PID: pid, Container: names[filepath.Base(filepath.Dir(f))], Cgroup: filepath.Dir(f),
 				Command: strings.TrimRight(strings.ReplaceAll(string(args), "\x00", " "), " ")})
 		}
 	}
