@@ -33,6 +33,7 @@ type rig struct {
 	updates []broker.Capture // in order
 	inodes  []uint64         // of the namespaces with them, 0 without
 	deleted []string
+	syncs   int
 	answer  func(c broker.Capture, inode uint64) *broker.State // nil: none
 }
 
@@ -44,6 +45,14 @@ func inodeOf(fd int) uint64 {
 
 // newRig starts an agent over a state directory, "" for a new one.
 func newRig(t *testing.T, state string, pods ...kube.LocalPod) (*rig, context.CancelFunc) {
+	t.Helper()
+	src := &objects{pods: pods, changed: make(chan struct{})}
+	r, stop := newRigOver(t, state, src)
+	r.src = src
+	return r, stop
+}
+
+func newRigOver(t *testing.T, state string, src Source) (*rig, context.CancelFunc) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "wa")
 	if err != nil {
@@ -57,10 +66,10 @@ func newRig(t *testing.T, state string, pods ...kube.LocalPod) (*rig, context.Ca
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, dir: dir, src: &objects{pods: pods, changed: make(chan struct{})}}
+	r := &rig{t: t, dir: dir}
 	r.answer = func(_ broker.Capture, inode uint64) *broker.State { return &broker.State{Captured: true, Netns: inode} }
 	if r.Agent, err = New(Config{Node: "n", RunDir: dir, StateDir: state, Drain: time.Minute, Log: slog.New(slog.DiscardHandler)},
-		r.src, &page{last: map[mesh.Name]string{}}); err != nil {
+		src, &page{last: map[mesh.Name]string{}}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -112,6 +121,10 @@ func (r *rig) playBroker(ctx context.Context, accept func() (*net.UnixConn, erro
 			r.mu.Lock()
 			r.deleted = append(r.deleted, d.UID)
 			r.mu.Unlock()
+		case broker.TypeCaptureSync:
+			r.mu.Lock()
+			r.syncs++
+			r.mu.Unlock()
 		}
 	}
 }
@@ -119,10 +132,15 @@ func (r *rig) playBroker(ctx context.Context, accept func() (*net.UnixConn, erro
 // set replaces the objects.
 func (r *rig) set(pods ...kube.LocalPod) {
 	r.src.mu.Lock()
-	defer r.src.mu.Unlock()
 	r.src.pods = pods
-	close(r.src.changed)
-	r.src.changed = make(chan struct{})
+	r.src.mu.Unlock()
+	r.src.tell()
+}
+
+func (r *rig) synced() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.syncs > 0
 }
 
 func (r *rig) told() ([]broker.Capture, []uint64, []string) {

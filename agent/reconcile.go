@@ -28,13 +28,13 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.kept = kept
 	complete, changed := a.look()
 	wake := a.step(time.Now())
-	a.zds.Synced()
 	if !complete {
-		a.cfg.Log.Warn("objects that can't be read may be pods of this node: the broker goes on with those it knows (see /debug/problems)")
+		a.cfg.Log.Warn("there may be pods of this node beyond those read: broker and ztunnel go on with those they know (see /debug/problems, /debug/objects)")
 	}
 	for synced := false; ; wake = a.step(time.Now()) {
 		if complete && !synced {
 			a.broker.Sync()
+			a.zds.Synced()
 			synced = true
 		}
 		var timer, again <-chan time.Time
@@ -63,13 +63,20 @@ func (a *Agent) reconcile(ctx context.Context) error {
 }
 
 // look takes over the objects as they are, and reports whether they are all there: an agent that starts while one
-// can't be read has no last good state of it, and must not have its pods' capture ended for that.
+// can't be read has no last good state of it, and one that starts without the API server knows of no pod younger than
+// its snapshot. Neither must have such pods' capture ended for that.
 func (a *Agent) look() (complete bool, changed <-chan struct{}) {
-	complete = !unsure(a.source.Problems()) // first: a problem goes together with the coming of the pods
+	complete = !a.stale() && !unsure(a.source.Problems()) // first: both go together with the coming of the pods
 	a.complete = a.complete || complete
 	pods, changed := a.source.LocalPods()
 	a.observe(pods)
 	return complete, changed
+}
+
+// stale reports whether the objects are those of an earlier process.
+func (a *Agent) stale() bool {
+	r, ok := a.source.(reporter)
+	return ok && r.Status().Stale
 }
 
 // unsure reports whether an object that decides about capture could not be read.

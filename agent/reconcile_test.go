@@ -9,12 +9,16 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/mesh/kube"
+	"github.com/warren-mesh/warren/tests/testutil"
 )
 
 // objects is a source that a test fills.
@@ -47,6 +51,13 @@ func (o *objects) mend(p kube.LocalPod) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.pods, o.problems = append(o.pods, p), nil
+}
+
+func (o *objects) tell() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
 }
 
 // An agent that starts while a file is broken does not know which pods it misses. The broker must not end their
@@ -109,6 +120,35 @@ func TestBrokenFileAtStartEndsNoCapture(t *testing.T) {
 			return
 		}
 	}
+}
+
+// old is objects of an earlier process until the API server is back.
+type old struct {
+	*objects
+	prometheus.Collector
+	stale atomic.Bool
+}
+
+func (o *old) Status() kube.SourceStatus { return kube.SourceStatus{Synced: true, Stale: o.stale.Load()} }
+
+// A snapshot on disk does not have the pods that were captured after it was written. An agent that starts from it ends
+// neither their capture nor ztunnel's serving them.
+func TestStaleObjectsEndNoCapture(t *testing.T) {
+	src := &old{objects: &objects{pods: []kube.LocalPod{enrolledPod()}, changed: make(chan struct{})}, Collector: prometheus.NewCounter(prometheus.CounterOpts{Name: "x"})}
+	src.stale.Store(true)
+	r, _ := newRigOver(t, "", src)
+	for n := 1; n <= 2; n++ { // what is told of the second pod comes after what follows the first
+		testutil.Eventually(t, 10*time.Second, "the pods that are known are told", func() bool { updates, _, _ := r.told(); return len(updates) == n })
+		another := enrolledPod()
+		another.UID, another.Name = "u2", "web-2"
+		src.mend(another)
+		src.tell()
+	}
+	if r.synced() {
+		t.Error("pods of an old snapshot are called all there are")
+	}
+	src.stale.Store(false)
+	testutil.Eventually(t, 10*time.Second, "the list is complete once the API server is back", r.synced)
 }
 
 func TestUnsure(t *testing.T) {
