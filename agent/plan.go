@@ -54,8 +54,12 @@ func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps [
 			steps = append(steps, t.leave(uid, now, drain)...)
 		}
 		if v := t.publication(); t.exists && v != t.published {
-			t.published = v
-			steps = append(steps, publish{target: t.pod, value: v})
+			if now.Before(t.correctAt) {
+				wake = earlier(wake, t.correctAt)
+			} else {
+				t.published, t.said = v, v
+				steps = append(steps, publish{target: t.pod, value: v})
+			}
 		}
 		if !t.exists && t.sent == nil {
 			if t.netns != nil {
@@ -64,11 +68,19 @@ func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps [
 			delete(pods, uid)
 			continue
 		}
-		if !t.drainUntil.IsZero() && (wake.IsZero() || t.drainUntil.Before(wake)) {
-			wake = t.drainUntil
+		if !t.drainUntil.IsZero() {
+			wake = earlier(wake, t.drainUntil)
 		}
 	}
 	return steps, wake
+}
+
+// earlier returns the earlier time; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (t *tracked) join() []step {
@@ -102,7 +114,10 @@ func (t *tracked) leave(uid string, now time.Time, drain time.Duration) []step {
 	if t.exists && now.Before(t.drainUntil) && (t.kernel == nil || !t.kernel.Gone) {
 		return steps
 	}
-	*t = tracked{pod: t.pod, exists: t.exists, published: t.published, sandbox: t.sandbox, netns: t.netns}
+	*t = tracked{
+		pod: t.pod, exists: t.exists, sandbox: t.sandbox, netns: t.netns,
+		published: t.published, said: t.said, correctAt: t.correctAt,
+	}
 	return append(steps, unserve{uid})
 }
 

@@ -160,3 +160,35 @@ func TestPlanWithdrawsAStaleCapturedAfterARestart(t *testing.T) {
 		t.Fatal(d)
 	}
 }
+
+// Whoever may write a pod's annotations can take the word back by which others reach it.
+func TestPlanSaysAgainWhatTheObjectLost(t *testing.T) {
+	tr := &tracked{pod: enrolledPod(), exists: true, kernel: &broker.State{Captured: true}}
+	pods := map[string]*tracked{"u1": tr}
+	plan(pods, t0, drain)
+	tr.kernel, tr.acked = &broker.State{Captured: true}, true
+	expect := func(when string, now time.Time, wantWake time.Time, want ...string) {
+		t.Helper()
+		steps, wake := plan(pods, now, drain)
+		if d := cmp.Diff(append([]string{}, want...), words(steps)); d != "" || !wake.Equal(wantWake) {
+			t.Fatalf("%s: wake %v, (-want +got)\n%s", when, wake, d)
+		}
+	}
+	expect("captured", t0, time.Time{}, "agent.publish u1 true")
+	tr.read(captured, t0)
+	expect("the object says so", t0, time.Time{})
+	tr.read("", t0)
+	again := t0.Add(correctAfter)
+	expect("it does no more", t0, again)
+	expect("a moment later", again, time.Time{}, "agent.publish u1 true")
+
+	// Two words in quick succession come back one by one.
+	tr.kernel = &broker.State{Reason: "KERNEL_UNVERIFIED"}
+	expect("lost", again, time.Time{}, "agent.publish u1 KERNEL_UNVERIFIED")
+	tr.kernel = &broker.State{Captured: true}
+	expect("found", again, time.Time{}, "agent.publish u1 true")
+	tr.read("KERNEL_UNVERIFIED", again)
+	expect("the first is back", again, again.Add(correctAfter))
+	tr.read(captured, again)
+	expect("the second is back", again.Add(correctAfter), time.Time{})
+}

@@ -39,6 +39,8 @@ type tracked struct {
 
 	drainUntil time.Time // not zero: released, live connections last until then
 	published  string    // what the rest of the mesh was told; "": nothing
+	said       string    // what this agent told it last
+	correctAt  time.Time // when it is told again, because the object says something else
 }
 
 // wanted reports whether the pod should be captured: one without an address has nothing to capture yet.
@@ -87,6 +89,20 @@ func unenrolledWord(word string) string {
 		return ""
 	}
 	return word
+}
+
+// correctAfter is the pause before what the object says is set right: what it says may be on its way still, and who
+// writes something else may do so at once again.
+const correctAfter = time.Second
+
+// read takes over what the object says of the pod's capture, which anybody who may write the object can change.
+func (t *tracked) read(word string, now time.Time) {
+	switch t.published = word; word {
+	case t.said:
+		t.correctAt = time.Time{}
+	default:
+		t.correctAt = now.Add(correctAfter)
+	}
 }
 
 // label is the pod's state as a metric label: a closed set, unlike the broker's sentences.

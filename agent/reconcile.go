@@ -97,8 +97,10 @@ func (a *Agent) observe(pods []kube.LocalPod) {
 	for _, p := range pods {
 		t, known := a.pods[p.UID]
 		if !known {
-			t = &tracked{published: p.Published, sandbox: a.kept[p.UID]}
+			t = &tracked{published: p.Published, said: p.Published, sandbox: a.kept[p.UID]}
 			a.pods[p.UID] = t
+		} else if p.Published != t.pod.Published {
+			t.read(p.Published, time.Now())
 		}
 		if t.pod.Enrolled != p.Enrolled || !known {
 			a.cfg.Log.Info("pod", "pod", p.Namespace+"/"+p.Name, "uid", p.UID, "enrolled", p.Enrolled, "reason", p.Reason)

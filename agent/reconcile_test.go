@@ -129,7 +129,9 @@ type old struct {
 	stale atomic.Bool
 }
 
-func (o *old) Status() kube.SourceStatus { return kube.SourceStatus{Synced: true, Stale: o.stale.Load()} }
+func (o *old) Status() kube.SourceStatus {
+	return kube.SourceStatus{Synced: true, Stale: o.stale.Load()}
+}
 
 // A snapshot on disk does not have the pods that were captured after it was written. An agent that starts from it ends
 // neither their capture nor ztunnel's serving them.
@@ -161,5 +163,27 @@ func TestUnsure(t *testing.T) {
 		if unsure([]kube.Problem{{Object: object, Partial: true}}) {
 			t.Errorf("%q: a wrong field of a known object", object)
 		}
+	}
+}
+
+// What another wrote over this agent's word is taken notice of; what comes with it in the object is no word of another.
+func TestObserveReadsTheAnnotation(t *testing.T) {
+	a, err := New(Config{Node: "n", RunDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}, &objects{}, &page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	see := func(published string) *tracked {
+		p := enrolledPod()
+		p.Published = published
+		a.observe([]kube.LocalPod{p})
+		return a.pods[p.UID]
+	}
+	see("").published = captured // published, and not back yet
+	if tr := see(""); tr.published != captured {
+		t.Errorf("an object that lags behind took %q back", captured)
+	}
+	see(captured)
+	if tr := see(""); tr.published != "" || tr.correctAt.IsZero() {
+		t.Errorf("the annotation was removed: %+v", tr)
 	}
 }
