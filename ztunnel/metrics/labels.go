@@ -62,6 +62,7 @@ var labelNames = []string{
 	"request_protocol", "response_flags", "connection_security_policy",
 }
 
+// values are those of labelNames.
 func (l *Labels) values() []string {
 	security := "unknown"
 	if l.Mutual {
@@ -87,7 +88,10 @@ func known(s string) string {
 	return s
 }
 
-// responseFlags is Istio's word for a reason, "-" where it has none.
+// noFlag is the response flag of what Istio has no word for.
+const noFlag = "-"
+
+// responseFlags is Istio's word for a reason.
 func responseFlags(r reason.Reason) string {
 	switch r {
 	case reason.PolicyDeny, reason.PolicyNoAllow, reason.PolicyUnknown, reason.StrictMTLS, reason.PlaintextFromMesh, reason.PolicyChanged:
@@ -98,8 +102,10 @@ func responseFlags(r reason.Reason) string {
 		return "TLS_FAILURE"
 	case reason.IdentityMismatch, reason.NoCertificate:
 		return "IDENTITY_ERROR"
+	case reason.CertificateRevoked:
+		return "CERT_REVOKED"
 	case reason.NetworkPolicy:
 		return "NETWORK_POLICY"
 	}
-	return "-"
+	return noFlag
 }

@@ -3,25 +3,19 @@
 package metrics
 
 import (
+	"cmp"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/warren-mesh/warren/mesh/reason"
 )
 
-// Series are the counters of one set of labels. Safe for concurrent use.
-type Series struct {
-	Opened, Closed, Failed atomic.Uint64
-	Sent, Received         atomic.Uint64 // bytes
-}
-
 // Metrics is a Prometheus collector. Safe for concurrent use.
 type Metrics struct {
-	mu     sync.RWMutex
-	series map[Labels]*Series
+	connections *table
 
 	open    [2]atomic.Int64 // by reporter
 	reasons [2][reason.Max]atomic.Uint64
@@ -38,11 +32,18 @@ type Config struct {
 	LogDropped func() uint64
 	// Registerer takes the collector; nil registers nothing.
 	Registerer prometheus.Registerer
+	// MaxLabelSets of the connection metrics; default MaxLabelSets.
+	MaxLabelSets int
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // New returns the collector, registered.
 func New(c Config) (*Metrics, error) {
-	m := &Metrics{series: map[Labels]*Series{}, dropped: c.LogDropped}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	m := &Metrics{connections: newTable(cmp.Or(c.MaxLabelSets, MaxLabelSets), c.Now), dropped: c.LogDropped}
 	if m.dropped == nil {
 		m.dropped = func() uint64 { return 0 }
 	}
@@ -54,37 +55,13 @@ func New(c Config) (*Metrics, error) {
 	return m, nil
 }
 
-// Series returns the counters of l: one look-up a connection.
-func (m *Metrics) Series(l Labels) *Series {
-	l.Reason = flagReason(l.Reason)
-	m.mu.RLock()
-	s := m.series[l]
-	m.mu.RUnlock()
-	if s != nil {
-		return s
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s = m.series[l]; s == nil {
-		s = &Series{}
-		m.series[l] = s
-	}
-	return s
-}
+// Series returns the counters of l: one look-up a connection. Where l would be one label set too many they are those
+// of Overflow.
+func (m *Metrics) Series(l Labels) *Series { return m.connections.get(l) }
 
-// flagReason keeps one reason for each response flag, so that equal label values share one series.
-func flagReason(r reason.Reason) reason.Reason {
-	flags := responseFlags(r)
-	if flags == "-" {
-		return reason.None
-	}
-	for i := range reason.Reason(reason.Max) {
-		if responseFlags(i) == flags {
-			return i
-		}
-	}
-	return r
-}
+// DropLabels leaves labels out of the connection metrics from now on, by name; what can't be told apart without them
+// is counted together.
+func (m *Metrics) DropLabels(names []string) { m.connections.drop(names) }
 
 // BeforeCollect has f run whenever the metrics are about to be read, to bring counters up to date. One f at most.
 func (m *Metrics) BeforeCollect(f func()) { m.before.Store(&f) }
@@ -120,29 +97,20 @@ func (r Reporter) index() int {
 }
 
 var (
-	openedDesc   = desc("istio_tcp_connections_opened_total", "Connections opened.", labelNames...)
-	closedDesc   = desc("istio_tcp_connections_closed_total", "Connections closed.", labelNames...)
-	failedDesc   = desc("istio_tcp_connections_failed_total", "Connections refused or failed before they were established.", labelNames...)
-	sentDesc     = desc("istio_tcp_sent_bytes_total", "Bytes sent in response.", labelNames...)
-	receivedDesc = desc("istio_tcp_received_bytes_total", "Bytes received in request.", labelNames...)
-	socketsDesc  = desc("istio_tcp_sockets_open", "Accepted application connections that are open.", "reporter")
-	reasonsDesc  = desc("warren_connections_total", "Finished connections by reason.", "reporter", "reason")
-	matchedDesc  = desc("warren_policy_matches_total", "Policies that inbound connections matched and that are not enforced.", "kind")
-	podsDesc     = desc("warren_ztunnel_pods", "Pods served.")
-	droppedDesc  = desc("warren_access_log_dropped_total", "Access log lines dropped because the sink was slow.")
-	buildDesc    = desc("istio_build", "Build information; always 1.", "component", "tag")
+	socketsDesc = desc("istio_tcp_sockets_open", "Accepted application connections that are open.", "reporter")
+	reasonsDesc = desc("warren_connections_total", "Finished connections by reason.", "reporter", "reason")
+	matchedDesc = desc("warren_policy_matches_total", "Policies that inbound connections matched and that are not enforced.", "kind")
+	podsDesc    = desc("warren_ztunnel_pods", "Pods served.")
+	droppedDesc = desc("warren_access_log_dropped_total", "Access log lines dropped because the sink was slow.")
+	buildDesc   = desc("istio_build", "Build information; always 1.", "component", "tag")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
 }
 
-// Describe implements prometheus.Collector.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{openedDesc, closedDesc, failedDesc, sentDesc, receivedDesc, socketsDesc, reasonsDesc, matchedDesc, podsDesc, droppedDesc, buildDesc} {
-		ch <- d
-	}
-}
+// Describe implements prometheus.Collector: it describes nothing, because labels are dropped at run time.
+func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
@@ -155,16 +123,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if f := m.before.Load(); f != nil {
 		(*f)()
 	}
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	for l, s := range m.series {
-		v := l.values()
-		counter(openedDesc, s.Opened.Load(), v...)
-		counter(closedDesc, s.Closed.Load(), v...)
-		counter(failedDesc, s.Failed.Load(), v...)
-		counter(sentDesc, s.Sent.Load(), v...)
-		counter(receivedDesc, s.Received.Load(), v...)
-	}
+	m.connections.collect(ch)
 	for _, r := range []Reporter{Source, Destination} {
 		gauge(socketsDesc, m.open[r.index()].Load(), string(r))
 		for why := range reason.Reason(reason.Max) {
