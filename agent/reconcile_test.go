@@ -178,7 +178,8 @@ func TestObserveReadsTheAnnotation(t *testing.T) {
 		a.observe([]kube.LocalPod{p})
 		return a.pods[p.UID]
 	}
-	see("").published = captured // published, and not back yet
+	tr := see("")
+	tr.published, tr.said = captured, captured // and not back yet
 	if tr := see(""); tr.published != captured {
 		t.Errorf("an object that lags behind took %q back", captured)
 	}
