@@ -187,7 +187,7 @@ func (c *Cluster) Processes(ctx context.Context, namespace, pod string) ([]Proce
 	if err != nil {
 		return nil, fmt.Errorf("list processes of %s/%s: %w", namespace, pod, err)
 	}
-	m, _, err := c.find(p.Spec.NodeName)
+	all, err := c.ProcessesByUID(p.Spec.NodeName, string(p.UID))
 	if err != nil {
 		return nil, fmt.Errorf("list processes of %s/%s: %w", namespace, pod, err)
 	}
@@ -196,11 +196,23 @@ func (c *Cluster) Processes(ctx context.Context, namespace, pod string) ([]Proce
 		_, id, _ := strings.Cut(s.ContainerID, "://")
 		names[id] = s.Name
 	}
-	files, err := filepath.Glob(filepath.Join(m.UnifiedCgroup(), "kubepods", "*", "pod"+string(p.UID), "*", "cgroup.procs"))
-	if err != nil {
-		return nil, fmt.Errorf("list processes of %s/%s: %w", namespace, pod, err)
+	for i := range all {
+		all[i].Container = names[filepath.Base(all[i].Cgroup)]
 	}
-	guaranteed, _ := filepath.Glob(filepath.Join(m.UnifiedCgroup(), "kubepods", "pod"+string(p.UID), "*", "cgroup.procs"))
+	return all, nil
+}
+
+// ProcessesByUID is the same without the API server, and without names of containers.
+func (c *Cluster) ProcessesByUID(node, uid string) ([]Process, error) {
+	m, _, err := c.find(node)
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(m.UnifiedCgroup(), "kubepods", "*", "pod"+uid, "*", "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	guaranteed, _ := filepath.Glob(filepath.Join(m.UnifiedCgroup(), "kubepods", "pod"+uid, "*", "cgroup.procs"))
 	var all []Process
 	for _, f := range append(files, guaranteed...) {
 		b, _ := os.ReadFile(f)
@@ -210,7 +222,7 @@ func (c *Cluster) Processes(ctx context.Context, namespace, pod string) ([]Proce
 				continue
 			}
 			args, _ := os.ReadFile("/proc/" + field + "/cmdline")
-			all = append(all, Process{PID: pid, Container: names[filepath.Base(filepath.Dir(f))], Cgroup: filepath.Dir(f),
+			all = append(all, Process{PID: pid, Cgroup: filepath.Dir(f),
 				Command: strings.TrimRight(strings.ReplaceAll(string(args), "\x00", " "), " ")})
 		}
 	}
