@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/tests/cluster"
+)
+
+const (
+	clusterVariable = "WARREN_E2E_CLUSTER"
+	keepVariable    = "WARREN_E2E_KEEP"
+	asIs            = "as-is" // value of keepVariable
+
+	// parallel tests at once: most of a test's time is waiting for kubelets.
+	parallel = "6"
+)
+
+// Mesh is the cluster with Warren on it. Safe for concurrent use.
+type Mesh struct {
+	*cluster.Cluster
+	App string // the test application's image
+
+}
+
+// up is the one mesh of this process.
+var up = struct {
+	once sync.Once
+	mesh *Mesh
+	err  error
+}{}
+
+// Main is the whole of TestMain: the cluster is started by the first test that wants it, and ends with the last.
+func Main(m *testing.M) int {
+	flag.Parse()
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
+	if !set {
+		_ = flag.Set("test.parallel", parallel)
+	}
+	status := m.Run()
+	if up.mesh == nil || kept() {
+		return status
+	}
+	if err := up.mesh.Down(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return max(status, 1)
+	}
+	return status
+}
+
+func kept() bool { return os.Getenv(keepVariable) != "" }
+
+// Shared is the mesh for a test that runs beside others: it must not disturb what is not its own.
+func Shared(t *testing.T) *Mesh {
+	t.Helper()
+	t.Parallel()
+	return get(t)
+}
+
+// Alone is the mesh for a test that disturbs it: no other runs meanwhile. (Go lets tests run in parallel only after all
+// others have ended.) At its end the mesh has to be whole again.
+func Alone(t *testing.T) *Mesh {
+	t.Helper()
+	m := get(t)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := m.whole(ctx); err != nil {
+			t.Errorf("after the test the mesh is not whole: %v", err)
+		}
+	})
+	return m
+}
+
+func get(t *testing.T) *Mesh {
+	t.Helper()
+	cluster.Privileged(t)
+	up.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute) // the first time Kubernetes is compiled
+		defer cancel()
+		up.mesh, up.err = start(ctx)
+	})
+	if up.err != nil {
+		t.Fatalf("no mesh to test: %v", up.err)
+	}
+	return up.mesh
+}
+
+// start brings up the cluster and Warren on it, or takes both over.
+func start(ctx context.Context) (*Mesh, error) {
+	name := os.Getenv(clusterVariable)
+	if name == "" {
+		name = "e2e"
+	}
+	c, err := cluster.Up(ctx, cluster.Options{Name: name, Reuse: kept(), Output: os.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	m := &Mesh{Cluster: c}
+	if err := m.load(ctx); err != nil {
+		if !kept() {
+			err = errors.Join(err, c.Down())
+		}
+		return nil, err
+	}
+	return m, nil
+}
+
+// whole waits until every node is ready and every part of Warren rolled out.
+func (m *Mesh) whole(ctx context.Context) error {
+	for _, n := range m.Nodes() {
+		if err := m.Wait(ctx, "", "nodes/"+n, cluster.Condition("Ready")); err != nil {
+			return err
+		}
+	}
+	for _, p := range []string{"daemonsets/" + nodeName, "daemonsets/" + ztunnelName, "deployments/" + controlName} {
+		if err := m.Wait(ctx, system, p, cluster.RolledOut()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
