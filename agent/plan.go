@@ -48,9 +48,11 @@ func (s publish) pod() string { return s.target.UID }
 func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps []step, wake time.Time) {
 	for _, uid := range slices.Sorted(maps.Keys(pods)) {
 		t := pods[uid]
-		if t.wanted() {
+		switch {
+		case t.wanted():
 			steps = append(steps, t.join()...)
-		} else {
+		case t.outlives():
+		default:
 			steps = append(steps, t.leave(uid, now, drain)...)
 		}
 		if v := t.publication(); t.exists && v != t.published {
@@ -101,7 +103,7 @@ func (t *tracked) join() []step {
 }
 
 // leave releases a pod. ztunnel keeps serving it until the broker reports it gone, or the drain deadline if
-// that word never comes; a pod that no longer exists has nothing left to drain.
+// that word never comes; a pod whose object is gone has nothing left to drain.
 func (t *tracked) leave(uid string, now time.Time, drain time.Duration) []step {
 	var steps []step
 	if t.sent == nil {

@@ -109,11 +109,19 @@ func TestPlanReleasesAtOnceAndUnservesWhenDrained(t *testing.T) {
 	}
 }
 
-func TestPlanForgetsAPodThatNoLongerExists(t *testing.T) {
+// The object of a pod that is deleted by force goes long before its containers.
+func TestPlanForgetsAPodOnceObjectAndProcessesAreGone(t *testing.T) {
 	tr := &tracked{pod: enrolledPod(), exists: true, kernel: &broker.State{Captured: true}, acked: true}
 	pods := map[string]*tracked{"u1": tr}
 	plan(pods, t0, drain)
 	tr.exists = false
+	if steps, _ := plan(pods, t0, drain); len(steps) != 0 {
+		t.Fatalf("its processes still run, and it leaves the mesh: %v", words(steps))
+	}
+	if tr.label() != "releasing" {
+		t.Errorf("counted as %s", tr.label())
+	}
+	tr.kernel = &broker.State{Gone: true}
 	steps, _ := plan(pods, t0, drain)
 	if d := cmp.Diff([]string{"agent.release u1", "agent.unserve u1"}, words(steps)); d != "" {
 		t.Fatal(d)

@@ -48,6 +48,12 @@ func (t *tracked) wanted() bool {
 	return t.exists && t.pod.Enrolled && len(t.addresses()) > 0
 }
 
+// outlives reports whether the pod runs on without its object, as one does that was deleted by force: it stays
+// captured until the broker sees its end, or what it still sends would leave in plaintext.
+func (t *tracked) outlives() bool {
+	return !t.exists && t.drainUntil.IsZero() && t.sent != nil && t.kernel != nil && t.kernel.Captured
+}
+
 // status is the word to publish and to show: "true", a reason, or "" where nothing need be said.
 func (t *tracked) status() string {
 	switch {
@@ -110,6 +116,8 @@ func (t *tracked) label() string {
 	switch s := t.status(); {
 	case s == captured:
 		return "captured"
+	case t.outlives():
+		return "releasing"
 	case !t.wanted() && t.drainUntil.IsZero():
 		return "outside"
 	case !t.wanted():
@@ -128,7 +136,10 @@ func (t *tracked) debug(uid string) debug.Pod {
 	if p.State == captured {
 		p.State = "captured"
 	}
-	if p.State == "" {
+	switch {
+	case t.outlives():
+		p.State = "deleted, and still running"
+	case p.State == "":
 		p.State = t.pod.Reason
 	}
 	if t.acked {

@@ -105,11 +105,19 @@ func TestNewPods(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	spoken := func(word string) bool {
+		body, _, err := s.Node("b").System.Agent.Pod.Get("http://localhost:15000/debug/pods")
+		return err == nil && strings.Contains(body, word)
+	}
+	with := len(s.Node("b").Pins())
+	s.Remove("Pod", "app", "late") // as a deletion by force does, long before the kubelet ends the processes
+	testutil.Eventually(t, 10*time.Second, "the agent knows that the object is gone", func() bool { return spoken("deleted, and still running") })
+	if got := len(s.Node("b").Pins()); got != with {
+		t.Errorf("%d pins while the pod runs on without its object, %d before", got, with)
+	}
 	late.Delete()
 	testutil.Eventually(t, 10*time.Second, "the deleted pod's kernel objects are gone", func() bool {
 		return len(s.Node("b").Pins()) == before
 	})
-	if body, _, err := s.Node("b").System.Agent.Pod.Get("http://localhost:15000/debug/pods"); err != nil || strings.Contains(body, "late") {
-		t.Errorf("the agent still speaks of it: %v\n%s", err, body)
-	}
+	testutil.Eventually(t, 10*time.Second, "the agent speaks of it no more", func() bool { return !spoken("late") })
 }
