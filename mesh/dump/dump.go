@@ -77,6 +77,27 @@ type Config struct {
 	RootNamespace string         `json:"rootNamespace"`
 	ClusterCIDRs  []netip.Prefix `json:"clusterCidrs"`
 	Exceptions    []netip.Prefix `json:"exceptions,omitempty"`
+
+	TrustDomainAliases []string  `json:"trustDomainAliases,omitempty"`
+	MTLSStrict         bool      `json:"mtlsStrict"`
+	SameNodeTLS        bool      `json:"sameNodeTls"`
+	Drain              string    `json:"drain,omitempty"` // "" for what the process's flag says
+	DropLabels         []string  `json:"dropLabels,omitempty"`
+	AccessLog          AccessLog `json:"accessLog"`
+	Tracing            *Tracing  `json:"tracing,omitempty"`
+}
+
+// AccessLog is which connections have a line, in which format; "" for the one the process's flag says.
+type AccessLog struct {
+	Mode   string `json:"mode"`
+	Format string `json:"format,omitempty"`
+}
+
+// Tracing is where spans go.
+type Tracing struct {
+	OTLP          string  `json:"otlp,omitempty"`
+	Zipkin        string  `json:"zipkin,omitempty"`
+	SamplePercent float64 `json:"samplePercent"`
 }
 
 // Snapshot is a whole snapshot.
@@ -101,12 +122,22 @@ func Of(s *mesh.Snapshot) Snapshot {
 }
 
 func config(c *mesh.Config) Config {
-	return Config{
+	out := Config{
 		TrustDomain:   cmp.Or(c.TrustDomain, mesh.DefaultTrustDomain),
 		RootNamespace: cmp.Or(c.RootNamespace, mesh.DefaultRootNamespace),
 		ClusterCIDRs:  append([]netip.Prefix{}, c.ClusterCIDRs...),
 		Exceptions:    c.Exceptions,
+
+		TrustDomainAliases: c.TrustDomainAliases, MTLSStrict: c.MTLSStrict, SameNodeTLS: c.SameNodeTLS, DropLabels: c.DropLabels,
+		AccessLog: AccessLog{Mode: c.AccessLog.Mode.String(), Format: c.AccessLog.Format.String()},
 	}
+	if c.Drain != 0 {
+		out.Drain = c.DrainOr(0).String()
+	}
+	if t := c.Tracing; t.OTLP != "" || t.Zipkin != "" {
+		out.Tracing = &Tracing{OTLP: t.OTLP, Zipkin: t.Zipkin, SamplePercent: t.SamplePercent}
+	}
+	return out
 }
 
 func workload(w *mesh.Workload) Workload {

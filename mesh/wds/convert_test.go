@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/wds/authzpb"
@@ -258,6 +259,10 @@ func TestRefusedMessages(t *testing.T) {
 			_, err := ToPolicy(&authzpb.Authorization{Name: "n", Namespace: "ns", Action: 7})
 			return err
 		},
+		"config drain": func() error {
+			_, err := ToConfig(&warrenpb.Config{Drain: &durationpb.Duration{Seconds: 1 << 62}})
+			return err
+		},
 		"config prefix": func() error { _, err := ToConfig(&warrenpb.Config{ClusterCidrs: []string{"10.0.0.0"}}); return err },
 	} {
 		if f() == nil {
@@ -292,5 +297,13 @@ func TestCapturedAt(t *testing.T) {
 		if got := capturedAt(tt.old, tt.w, now); !got.Equal(tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestConfigOfALaterVersion: a word this one does not know is the first of its kind, and the rest holds.
+func TestConfigOfALaterVersion(t *testing.T) {
+	c, err := ToConfig(&warrenpb.Config{MtlsStrict: true, AccessLog: &warrenpb.AccessLog{Mode: 9, Format: -1}})
+	if err != nil || !c.MTLSStrict || c.AccessLog != (mesh.AccessLog{}) {
+		t.Errorf("got %+v, %v", c, err)
 	}
 }

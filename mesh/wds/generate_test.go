@@ -133,5 +133,9 @@ func (r maker) match() mesh.Match {
 func (r maker) config() *mesh.Config {
 	return &mesh.Config{
 		TrustDomain: r.maybe(), RootNamespace: r.maybe(), ClusterCIDRs: some(r, r.prefix), Exceptions: some(r, r.prefix),
+		TrustDomainAliases: some(r, r.word), DropLabels: some(r, r.word),
+		MTLSStrict: r.coin(), SameNodeTLS: r.coin(), Drain: pick(r, -1, 0, time.Second, time.Minute),
+		AccessLog: mesh.AccessLog{Mode: mesh.AccessLogMode(r.IntN(3)), Format: mesh.AccessLogFormat(r.IntN(3))},
+		Tracing:   mesh.Tracing{OTLP: r.maybe(), Zipkin: r.maybe(), SamplePercent: float64(r.IntN(101))},
 	}
 }

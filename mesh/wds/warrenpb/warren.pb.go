@@ -14,6 +14,7 @@ package warrenpb
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -84,6 +85,104 @@ func (Capture) EnumDescriptor() ([]byte, []int) {
 	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{0}
 }
 
+type AccessLog_Mode int32
+
+const (
+	AccessLog_ALL    AccessLog_Mode = 0
+	AccessLog_ERRORS AccessLog_Mode = 1
+	AccessLog_OFF    AccessLog_Mode = 2
+)
+
+// Enum value maps for AccessLog_Mode.
+var (
+	AccessLog_Mode_name = map[int32]string{
+		0: "ALL",
+		1: "ERRORS",
+		2: "OFF",
+	}
+	AccessLog_Mode_value = map[string]int32{
+		"ALL":    0,
+		"ERRORS": 1,
+		"OFF":    2,
+	}
+)
+
+func (x AccessLog_Mode) Enum() *AccessLog_Mode {
+	p := new(AccessLog_Mode)
+	*p = x
+	return p
+}
+
+func (x AccessLog_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccessLog_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_mesh_wds_warrenpb_warren_proto_enumTypes[1].Descriptor()
+}
+
+func (AccessLog_Mode) Type() protoreflect.EnumType {
+	return &file_mesh_wds_warrenpb_warren_proto_enumTypes[1]
+}
+
+func (x AccessLog_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccessLog_Mode.Descriptor instead.
+func (AccessLog_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{1, 0}
+}
+
+type AccessLog_Format int32
+
+const (
+	AccessLog_AS_FLAG AccessLog_Format = 0
+	AccessLog_TEXT    AccessLog_Format = 1
+	AccessLog_JSON    AccessLog_Format = 2
+)
+
+// Enum value maps for AccessLog_Format.
+var (
+	AccessLog_Format_name = map[int32]string{
+		0: "AS_FLAG",
+		1: "TEXT",
+		2: "JSON",
+	}
+	AccessLog_Format_value = map[string]int32{
+		"AS_FLAG": 0,
+		"TEXT":    1,
+		"JSON":    2,
+	}
+)
+
+func (x AccessLog_Format) Enum() *AccessLog_Format {
+	p := new(AccessLog_Format)
+	*p = x
+	return p
+}
+
+func (x AccessLog_Format) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccessLog_Format) Descriptor() protoreflect.EnumDescriptor {
+	return file_mesh_wds_warrenpb_warren_proto_enumTypes[2].Descriptor()
+}
+
+func (AccessLog_Format) Type() protoreflect.EnumType {
+	return &file_mesh_wds_warrenpb_warren_proto_enumTypes[2]
+}
+
+func (x AccessLog_Format) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccessLog_Format.Descriptor instead.
+func (AccessLog_Format) EnumDescriptor() ([]byte, []int) {
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{1, 1}
+}
+
 // Config holds for the whole mesh; its one resource is named "mesh".
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -92,8 +191,16 @@ type Config struct {
 	// Empty means "warren-system".
 	RootNamespace string `protobuf:"bytes,2,opt,name=root_namespace,json=rootNamespace,proto3" json:"root_namespace,omitempty"`
 	// Prefixes as text, "10.0.0.0/8".
-	ClusterCidrs  []string `protobuf:"bytes,3,rep,name=cluster_cidrs,json=clusterCidrs,proto3" json:"cluster_cidrs,omitempty"`
-	Exceptions    []string `protobuf:"bytes,4,rep,name=exceptions,proto3" json:"exceptions,omitempty"`
+	ClusterCidrs       []string `protobuf:"bytes,3,rep,name=cluster_cidrs,json=clusterCidrs,proto3" json:"cluster_cidrs,omitempty"`
+	Exceptions         []string `protobuf:"bytes,4,rep,name=exceptions,proto3" json:"exceptions,omitempty"`
+	TrustDomainAliases []string `protobuf:"bytes,5,rep,name=trust_domain_aliases,json=trustDomainAliases,proto3" json:"trust_domain_aliases,omitempty"`
+	MtlsStrict         bool     `protobuf:"varint,6,opt,name=mtls_strict,json=mtlsStrict,proto3" json:"mtls_strict,omitempty"`
+	SameNodeTls        bool     `protobuf:"varint,7,opt,name=same_node_tls,json=sameNodeTls,proto3" json:"same_node_tls,omitempty"`
+	// Absent means as the reader's own flag says.
+	Drain         *durationpb.Duration `protobuf:"bytes,8,opt,name=drain,proto3" json:"drain,omitempty"`
+	DropLabels    []string             `protobuf:"bytes,9,rep,name=drop_labels,json=dropLabels,proto3" json:"drop_labels,omitempty"`
+	AccessLog     *AccessLog           `protobuf:"bytes,10,opt,name=access_log,json=accessLog,proto3" json:"access_log,omitempty"`
+	Tracing       *Tracing             `protobuf:"bytes,11,opt,name=tracing,proto3" json:"tracing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +263,171 @@ func (x *Config) GetExceptions() []string {
 	return nil
 }
 
+func (x *Config) GetTrustDomainAliases() []string {
+	if x != nil {
+		return x.TrustDomainAliases
+	}
+	return nil
+}
+
+func (x *Config) GetMtlsStrict() bool {
+	if x != nil {
+		return x.MtlsStrict
+	}
+	return false
+}
+
+func (x *Config) GetSameNodeTls() bool {
+	if x != nil {
+		return x.SameNodeTls
+	}
+	return false
+}
+
+func (x *Config) GetDrain() *durationpb.Duration {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+func (x *Config) GetDropLabels() []string {
+	if x != nil {
+		return x.DropLabels
+	}
+	return nil
+}
+
+func (x *Config) GetAccessLog() *AccessLog {
+	if x != nil {
+		return x.AccessLog
+	}
+	return nil
+}
+
+func (x *Config) GetTracing() *Tracing {
+	if x != nil {
+		return x.Tracing
+	}
+	return nil
+}
+
+// AccessLog says which connections have a line. Readers take a word they don't know for the first.
+type AccessLog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          AccessLog_Mode         `protobuf:"varint,1,opt,name=mode,proto3,enum=warren.v1alpha1.AccessLog_Mode" json:"mode,omitempty"`
+	Format        AccessLog_Format       `protobuf:"varint,2,opt,name=format,proto3,enum=warren.v1alpha1.AccessLog_Format" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessLog) Reset() {
+	*x = AccessLog{}
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessLog) ProtoMessage() {}
+
+func (x *AccessLog) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessLog.ProtoReflect.Descriptor instead.
+func (*AccessLog) Descriptor() ([]byte, []int) {
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AccessLog) GetMode() AccessLog_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return AccessLog_ALL
+}
+
+func (x *AccessLog) GetFormat() AccessLog_Format {
+	if x != nil {
+		return x.Format
+	}
+	return AccessLog_AS_FLAG
+}
+
+// Tracing says where spans go.
+type Tracing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port of an OpenTelemetry collector.
+	Otlp string `protobuf:"bytes,1,opt,name=otlp,proto3" json:"otlp,omitempty"`
+	// URL that takes Zipkin v2 JSON.
+	Zipkin        string  `protobuf:"bytes,2,opt,name=zipkin,proto3" json:"zipkin,omitempty"`
+	SamplePercent float64 `protobuf:"fixed64,3,opt,name=sample_percent,json=samplePercent,proto3" json:"sample_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tracing) Reset() {
+	*x = Tracing{}
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tracing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tracing) ProtoMessage() {}
+
+func (x *Tracing) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
+func (*Tracing) Descriptor() ([]byte, []int) {
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Tracing) GetOtlp() string {
+	if x != nil {
+		return x.Otlp
+	}
+	return ""
+}
+
+func (x *Tracing) GetZipkin() string {
+	if x != nil {
+		return x.Zipkin
+	}
+	return ""
+}
+
+func (x *Tracing) GetSamplePercent() float64 {
+	if x != nil {
+		return x.SamplePercent
+	}
+	return 0
+}
+
 // WorkloadExtension goes into istio.workload.Workload.extensions.
 type WorkloadExtension struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -176,7 +448,7 @@ type WorkloadExtension struct {
 
 func (x *WorkloadExtension) Reset() {
 	*x = WorkloadExtension{}
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[1]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -188,7 +460,7 @@ func (x *WorkloadExtension) String() string {
 func (*WorkloadExtension) ProtoMessage() {}
 
 func (x *WorkloadExtension) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[1]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -201,7 +473,7 @@ func (x *WorkloadExtension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadExtension.ProtoReflect.Descriptor instead.
 func (*WorkloadExtension) Descriptor() ([]byte, []int) {
-	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{1}
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *WorkloadExtension) GetPodUid() string {
@@ -257,7 +529,7 @@ type ServiceExtension struct {
 
 func (x *ServiceExtension) Reset() {
 	*x = ServiceExtension{}
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[2]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +541,7 @@ func (x *ServiceExtension) String() string {
 func (*ServiceExtension) ProtoMessage() {}
 
 func (x *ServiceExtension) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[2]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +554,7 @@ func (x *ServiceExtension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceExtension.ProtoReflect.Descriptor instead.
 func (*ServiceExtension) Descriptor() ([]byte, []int) {
-	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{2}
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ServiceExtension) GetPorts() []*ServicePort {
@@ -304,7 +576,7 @@ type ServicePort struct {
 
 func (x *ServicePort) Reset() {
 	*x = ServicePort{}
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[3]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +588,7 @@ func (x *ServicePort) String() string {
 func (*ServicePort) ProtoMessage() {}
 
 func (x *ServicePort) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[3]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +601,7 @@ func (x *ServicePort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicePort.ProtoReflect.Descriptor instead.
 func (*ServicePort) Descriptor() ([]byte, []int) {
-	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{3}
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ServicePort) GetPort() uint32 {
@@ -369,7 +641,7 @@ type PolicyExtension struct {
 
 func (x *PolicyExtension) Reset() {
 	*x = PolicyExtension{}
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[4]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +653,7 @@ func (x *PolicyExtension) String() string {
 func (*PolicyExtension) ProtoMessage() {}
 
 func (x *PolicyExtension) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[4]
+	mi := &file_mesh_wds_warrenpb_warren_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +666,7 @@ func (x *PolicyExtension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyExtension.ProtoReflect.Descriptor instead.
 func (*PolicyExtension) Descriptor() ([]byte, []int) {
-	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{4}
+	return file_mesh_wds_warrenpb_warren_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PolicyExtension) GetStrict() bool {
@@ -422,14 +694,41 @@ var File_mesh_wds_warrenpb_warren_proto protoreflect.FileDescriptor
 
 const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\n" +
-	"\x1emesh/wds/warrenpb/warren.proto\x12\x0fwarren.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x01\n" +
+	"\x1emesh/wds/warrenpb/warren.proto\x12\x0fwarren.v1alpha1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x03\n" +
 	"\x06Config\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12%\n" +
 	"\x0eroot_namespace\x18\x02 \x01(\tR\rrootNamespace\x12#\n" +
 	"\rcluster_cidrs\x18\x03 \x03(\tR\fclusterCidrs\x12\x1e\n" +
 	"\n" +
 	"exceptions\x18\x04 \x03(\tR\n" +
-	"exceptions\"\x94\x02\n" +
+	"exceptions\x120\n" +
+	"\x14trust_domain_aliases\x18\x05 \x03(\tR\x12trustDomainAliases\x12\x1f\n" +
+	"\vmtls_strict\x18\x06 \x01(\bR\n" +
+	"mtlsStrict\x12\"\n" +
+	"\rsame_node_tls\x18\a \x01(\bR\vsameNodeTls\x12/\n" +
+	"\x05drain\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05drain\x12\x1f\n" +
+	"\vdrop_labels\x18\t \x03(\tR\n" +
+	"dropLabels\x129\n" +
+	"\n" +
+	"access_log\x18\n" +
+	" \x01(\v2\x1a.warren.v1alpha1.AccessLogR\taccessLog\x122\n" +
+	"\atracing\x18\v \x01(\v2\x18.warren.v1alpha1.TracingR\atracing\"\xcc\x01\n" +
+	"\tAccessLog\x123\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1f.warren.v1alpha1.AccessLog.ModeR\x04mode\x129\n" +
+	"\x06format\x18\x02 \x01(\x0e2!.warren.v1alpha1.AccessLog.FormatR\x06format\"$\n" +
+	"\x04Mode\x12\a\n" +
+	"\x03ALL\x10\x00\x12\n" +
+	"\n" +
+	"\x06ERRORS\x10\x01\x12\a\n" +
+	"\x03OFF\x10\x02\")\n" +
+	"\x06Format\x12\v\n" +
+	"\aAS_FLAG\x10\x00\x12\b\n" +
+	"\x04TEXT\x10\x01\x12\b\n" +
+	"\x04JSON\x10\x02\"\\\n" +
+	"\aTracing\x12\x12\n" +
+	"\x04otlp\x18\x01 \x01(\tR\x04otlp\x12\x16\n" +
+	"\x06zipkin\x18\x02 \x01(\tR\x06zipkin\x12%\n" +
+	"\x0esample_percent\x18\x03 \x01(\x01R\rsamplePercent\"\x94\x02\n" +
 	"\x11WorkloadExtension\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x122\n" +
 	"\acapture\x18\x02 \x01(\x0e2\x18.warren.v1alpha1.CaptureR\acapture\x12%\n" +
@@ -467,26 +766,36 @@ func file_mesh_wds_warrenpb_warren_proto_rawDescGZIP() []byte {
 	return file_mesh_wds_warrenpb_warren_proto_rawDescData
 }
 
-var file_mesh_wds_warrenpb_warren_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mesh_wds_warrenpb_warren_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_mesh_wds_warrenpb_warren_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_mesh_wds_warrenpb_warren_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_mesh_wds_warrenpb_warren_proto_goTypes = []any{
 	(Capture)(0),                  // 0: warren.v1alpha1.Capture
-	(*Config)(nil),                // 1: warren.v1alpha1.Config
-	(*WorkloadExtension)(nil),     // 2: warren.v1alpha1.WorkloadExtension
-	(*ServiceExtension)(nil),      // 3: warren.v1alpha1.ServiceExtension
-	(*ServicePort)(nil),           // 4: warren.v1alpha1.ServicePort
-	(*PolicyExtension)(nil),       // 5: warren.v1alpha1.PolicyExtension
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(AccessLog_Mode)(0),           // 1: warren.v1alpha1.AccessLog.Mode
+	(AccessLog_Format)(0),         // 2: warren.v1alpha1.AccessLog.Format
+	(*Config)(nil),                // 3: warren.v1alpha1.Config
+	(*AccessLog)(nil),             // 4: warren.v1alpha1.AccessLog
+	(*Tracing)(nil),               // 5: warren.v1alpha1.Tracing
+	(*WorkloadExtension)(nil),     // 6: warren.v1alpha1.WorkloadExtension
+	(*ServiceExtension)(nil),      // 7: warren.v1alpha1.ServiceExtension
+	(*ServicePort)(nil),           // 8: warren.v1alpha1.ServicePort
+	(*PolicyExtension)(nil),       // 9: warren.v1alpha1.PolicyExtension
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_mesh_wds_warrenpb_warren_proto_depIdxs = []int32{
-	0, // 0: warren.v1alpha1.WorkloadExtension.capture:type_name -> warren.v1alpha1.Capture
-	6, // 1: warren.v1alpha1.WorkloadExtension.captured_at:type_name -> google.protobuf.Timestamp
-	4, // 2: warren.v1alpha1.ServiceExtension.ports:type_name -> warren.v1alpha1.ServicePort
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	10, // 0: warren.v1alpha1.Config.drain:type_name -> google.protobuf.Duration
+	4,  // 1: warren.v1alpha1.Config.access_log:type_name -> warren.v1alpha1.AccessLog
+	5,  // 2: warren.v1alpha1.Config.tracing:type_name -> warren.v1alpha1.Tracing
+	1,  // 3: warren.v1alpha1.AccessLog.mode:type_name -> warren.v1alpha1.AccessLog.Mode
+	2,  // 4: warren.v1alpha1.AccessLog.format:type_name -> warren.v1alpha1.AccessLog.Format
+	0,  // 5: warren.v1alpha1.WorkloadExtension.capture:type_name -> warren.v1alpha1.Capture
+	11, // 6: warren.v1alpha1.WorkloadExtension.captured_at:type_name -> google.protobuf.Timestamp
+	8,  // 7: warren.v1alpha1.ServiceExtension.ports:type_name -> warren.v1alpha1.ServicePort
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_mesh_wds_warrenpb_warren_proto_init() }
@@ -499,8 +808,8 @@ func file_mesh_wds_warrenpb_warren_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_wds_warrenpb_warren_proto_rawDesc), len(file_mesh_wds_warrenpb_warren_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      3,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
