@@ -32,9 +32,12 @@ type Objects interface {
 	Synced() <-chan struct{}
 }
 
-// Bundle publishes the root bundle (PEM) where every node finds it. Publishing the same again is cheap.
-type Bundle interface {
-	PublishBundle(ctx context.Context, pem []byte) error
+// Publisher makes the authority's word known. Publishing the same again is cheap.
+type Publisher interface {
+	// PublishTrust puts roots and revocation lists where every node finds them.
+	PublishTrust(ctx context.Context, t ca.Trust) error
+	// PublishProblem tells the operator what is wrong with the authority's files; nil: nothing.
+	PublishProblem(ctx context.Context, problem error) error
 }
 
 // Config of control. Listeners are made by the caller, so that a port taken is known before anything starts;
@@ -43,7 +46,7 @@ type Config struct {
 	Authority *ca.Authority
 	Prover    ca.NodeProver
 	Objects   Objects
-	Bundle    Bundle
+	Publisher Publisher
 	// CA serves CreateCertificate; Metrics /metrics; Ready /healthz/ready.
 	CA, Metrics, Ready net.Listener
 	// Collectors are further metrics.
@@ -108,20 +111,24 @@ func awaitSync(ctx context.Context, o Objects, tasks *ready.Ready) error {
 	return nil
 }
 
-// publish keeps the bundle published; a failure is logged, shown in readiness and tried again.
+// publish keeps trust and problem published; a failure is logged, shown in readiness and tried again.
 func publish(ctx context.Context, cfg Config, tasks *ready.Ready) error {
 	for {
-		wait := publishInterval
-		if err := cfg.Bundle.PublishBundle(ctx, cfg.Authority.Bundle()); err != nil && ctx.Err() == nil {
+		changed, wait := cfg.Authority.Changed(), publishInterval
+		if err := cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust()); err != nil && ctx.Err() == nil {
 			cfg.Log.Warn("root bundle not published", "err", err)
 			tasks.Undo(taskBundle)
 			wait = publishRetry
 		} else {
 			tasks.Done(taskBundle)
 		}
+		if err := cfg.Publisher.PublishProblem(ctx, cfg.Authority.Problem()); err != nil && ctx.Err() == nil {
+			cfg.Log.Warn("the authority's state not published", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-time.After(wait):
 		}
 	}

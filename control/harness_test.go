@@ -79,7 +79,7 @@ func (r *running) serve(t *testing.T) {
 	}
 	cfg := control.Config{
 		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.source,
-		Bundle: control.DirBundle{Dir: r.manifests}, Log: log,
+		Publisher: &control.Directory{Dir: r.manifests}, Log: log,
 	}
 	if r.ca.IsValid() {
 		if cfg.CA, err = net.Listen("tcp", r.ca.String()); err != nil {

@@ -20,7 +20,7 @@ import (
 )
 
 // checkAuthority is how often a replica looks for what another wrote into the Secret.
-const checkAuthority = time.Minute
+const checkAuthority = 15 * time.Second
 
 // runCluster runs control on a cluster, as one of several replicas.
 func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, objects kube.Config, cfg *control.Config, listeners func() error) error {
@@ -43,7 +43,7 @@ func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, obj
 	if err != nil {
 		return err
 	}
-	if cfg.Bundle, err = cluster.NewBundle(client, namespace, election.Leading, snapshot, source.Namespaces); err != nil {
+	if cfg.Publisher, err = cluster.NewBundle(client, namespace, election.Leading, snapshot, source.Namespaces); err != nil {
 		return err
 	}
 	secret, err := cluster.NewSecret(client, namespace, election.Leading)

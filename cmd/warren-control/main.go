@@ -79,7 +79,7 @@ func runDirectory(ctx context.Context, dir, tokens string, authority ca.Config, 
 	source := manifests.New(dir, objects, cfg.Log)
 	// Of all who read the directory one tells its authors what was refused.
 	source.PublishConditions(&manifests.Publisher{Dir: dir})
-	cfg.Prover, cfg.Objects, cfg.Bundle = ca.NewTokenDir(tokens, cfg.Log), source, control.DirBundle{Dir: dir}
+	cfg.Prover, cfg.Objects, cfg.Publisher = ca.NewTokenDir(tokens, cfg.Log), source, &control.Directory{Dir: dir}
 	if cfg.Authority, err = ca.Open(authority); err != nil {
 		return err
 	}

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ca is the mesh's certificate authority: a root and an issuing intermediate kept in a directory,
-// and the gRPC service through which nodes get certificates for the pods scheduled on them.
+// Package ca is the mesh's certificate authority: its own root and issuing intermediate, or a signing certificate
+// that the operator brings, and the gRPC service through which nodes get certificates for the pods scheduled on them.
 package ca
 
 import (
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -26,19 +26,19 @@ const (
 	issuingTTL = 365 * 24 * time.Hour
 	// backdate lets a verifier's clock be behind ours.
 	backdate = time.Minute
-	// rotateCheck is how often Run looks at the storage.
-	rotateCheck = time.Hour
+	// storageCheck is how often Run looks at the storage.
+	storageCheck = 10 * time.Second
 )
 
 // Config of an Authority.
 type Config struct {
-	// Dir holds root.pem, issuing.pem (key and certificate each, 0600) and bundle.pem (0644). It is made if
-	// it is missing; empty, it is filled with a new authority.
+	// Dir holds root.pem, issuing.pem (key and certificate each, 0600) and bundle.pem (0644), or the files of an
+	// authority that the operator brings. It is made if it is missing; empty, it is filled with a new authority.
 	Dir string
-	// Storage holds the three files instead of Dir, when it is not nil.
+	// Storage holds the files instead of Dir, when it is not nil.
 	Storage Storage
 	// Check is how often Run looks at the storage, for what others wrote and for a rotation that is due;
-	// 0 means an hour.
+	// 0 means 10 s.
 	Check time.Duration
 	// TrustDomain of every identity issued; "" means mesh.DefaultTrustDomain.
 	TrustDomain string
@@ -52,12 +52,14 @@ type Config struct {
 
 // Authority issues certificates. Safe for concurrent use.
 type Authority struct {
-	cfg Config
+	cfg     Config
+	looking sync.Mutex // one look at the storage at a time
+	current atomic.Pointer[material]
 
-	mu      sync.RWMutex
-	root    *keyPair
-	issuing *keyPair
-	bundle  []byte
+	mu      sync.Mutex
+	problem error
+	failed  uint64        // looks at the storage
+	changed chan struct{} // closed when current or problem changes
 }
 
 // Open loads the authority of cfg.Dir, or makes one where the directory is empty. A directory that is
@@ -77,7 +79,7 @@ func Open(cfg Config) (*Authority, error) {
 		cfg.Storage = dirStorage(cfg.Dir)
 	}
 	if cfg.Check == 0 {
-		cfg.Check = rotateCheck
+		cfg.Check = storageCheck
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -85,7 +87,7 @@ func Open(cfg Config) (*Authority, error) {
 	if cfg.LeafTTL < MinLeafTTL || cfg.LeafTTL > issuingTTL/4 {
 		return nil, fmt.Errorf("open CA: leaf lifetime %v is outside %v..%v", cfg.LeafTTL, MinLeafTTL, issuingTTL/4)
 	}
-	a := &Authority{cfg: cfg}
+	a := &Authority{cfg: cfg, changed: make(chan struct{})}
 	if err := a.open(); err != nil {
 		return nil, fmt.Errorf("open CA: %w", err)
 	}
@@ -99,11 +101,11 @@ func (a *Authority) open() error {
 	}
 	defer f.Close()
 	now := a.cfg.Now()
-	fresh, err := empty(f)
+	there, err := present(f, RootFile, IssuingFile, BundleFile, cacertsCert, cacertsKey, tlsCert, tlsKey)
 	if err != nil {
 		return err
 	}
-	if fresh {
+	if len(there) == 0 {
 		if err := f.Writable(); err != nil {
 			return err
 		}
@@ -112,10 +114,7 @@ func (a *Authority) open() error {
 		}
 		a.cfg.Log.Info("made a new certificate authority", "root", f.Path(RootFile), "trust_domain", a.cfg.TrustDomain)
 	}
-	if err := a.load(f, now); err != nil {
-		return err
-	}
-	return a.rotateOpen(f, now)
+	return a.take(f, now)
 }
 
 // create writes a new root and its first intermediate. issuing.pem comes last: root.pem alone is an
@@ -131,39 +130,34 @@ func create(f Files, trustDomain string, now time.Time) error {
 	return f.Write(BundleFile, certPEM(root.cert))
 }
 
-// load reads and checks all files.
-func (a *Authority) load(f Files, now time.Time) error {
-	root, err := readPair(f, RootFile, "restore it from a backup, or empty the directory to begin a new authority, from which every node and workload must then get new certificates")
-	if err != nil {
-		return err
-	}
-	if err := checkRoot(root, now); err != nil {
-		return fmt.Errorf("%s: %w", f.Path(RootFile), err)
-	}
-	bundle, err := readBundle(f, root)
-	if err != nil {
-		return err
-	}
-	issuing, err := readPair(f, IssuingFile, "remove it to have a new one made")
-	if err != nil && !errors.Is(err, errMissing) {
-		return err
-	}
-	if issuing != nil {
-		if err := issuing.cert.CheckSignatureFrom(root.cert); err != nil {
-			return fmt.Errorf("%s: not signed by %s: %w (remove it to have a new one made)", f.Path(IssuingFile), RootFile, err)
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.root, a.issuing, a.bundle = root, issuing, bundle
-	return nil
+// Trust is what everybody in the mesh verifies certificates by.
+type Trust struct {
+	// Roots is the PEM of the roots: those that verify everything issued here, and what else is to be trusted.
+	Roots []byte
+	// Revoked is the PEM of the operator's revocation lists, nil for none.
+	Revoked []byte
+	// KeepRevoked: there are lists that could not be read since the start. What was published before stays.
+	KeepRevoked bool
 }
 
-// Bundle returns the PEM of the roots that verify everything issued here.
-func (a *Authority) Bundle() []byte {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	return a.bundle
+// Trust returns what is to be trusted now.
+func (a *Authority) Trust() Trust {
+	m := a.current.Load()
+	return Trust{Roots: m.bundle, Revoked: m.crl.pem, KeepRevoked: !m.crl.known}
+}
+
+// Problem is what is wrong with the authority's files now, and its operator should see to; nil when all is well.
+func (a *Authority) Problem() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.problem
+}
+
+// Changed returns a channel that is closed when trust or problem change.
+func (a *Authority) Changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
 }
 
 // TrustDomain of every identity issued.

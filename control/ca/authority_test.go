@@ -77,10 +77,10 @@ func TestIssuedCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Chain) != 3 || got.Chain[2] != string(a.Bundle()) {
+	if len(got.Chain) != 3 || got.Chain[2] != string(a.Trust().Roots) {
 		t.Fatalf("chain of %d, want leaf, intermediate, bundle", len(got.Chain))
 	}
-	if err := verify(t, got.Chain, a.Bundle(), start); err != nil {
+	if err := verify(t, got.Chain, a.Trust().Roots, start); err != nil {
 		t.Error(err)
 	}
 	c := got.Leaf
@@ -144,9 +144,9 @@ func TestReopenedAuthorityIsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundle := string(a.Bundle())
+	bundle := string(a.Trust().Roots)
 	a.reopen(t)
-	if string(a.Bundle()) != bundle {
+	if string(a.Trust().Roots) != bundle {
 		t.Error("another bundle")
 	}
 	after, err := a.Issue(web(), newTestKey(t).Public(), 0)
@@ -193,10 +193,10 @@ func TestIntermediateRotates(t *testing.T) {
 	if err != nil || theirs.Chain[1] != next.Chain[1] {
 		t.Errorf("two processes, two intermediates (%v)", err)
 	}
-	if err := verify(t, same.Chain, a.Bundle(), start.Add(issuingTTL/2)); err != nil {
+	if err := verify(t, same.Chain, a.Trust().Roots, start.Add(issuingTTL/2)); err != nil {
 		t.Errorf("a certificate of the old intermediate: %v", err)
 	}
-	if err := verify(t, next.Chain, a.Bundle(), a.now); err != nil {
+	if err := verify(t, next.Chain, a.Trust().Roots, a.now); err != nil {
 		t.Error(err)
 	}
 }
@@ -227,10 +227,16 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 		{"root is gone", func(t *testing.T, dir string) { _ = os.Remove(filepath.Join(dir, RootFile)) }, []string{RootFile, "missing", "backup"}},
 		{"root is empty", edit(RootFile, ""), []string{RootFile, "no key", "backup"}},
 		{"root is cut short", edit(RootFile, "-----BEGIN PRIVATE KEY-----\nMIG"), []string{RootFile, "no key"}},
-		{"root is another's", replaced(RootFile), []string{BundleFile, "does not hold the root"}},
+		{"root is another's", replaced(RootFile), []string{IssuingFile, "not signed by", "remove it"}},
 		{"intermediate is another's", replaced(IssuingFile), []string{IssuingFile, "not signed by", "remove it"}},
 		{"intermediate is garbage", edit(IssuingFile, "x"), []string{IssuingFile, "remove it"}},
-		{"bundle is another's", replaced(BundleFile), []string{BundleFile, "remove the file"}},
+		{"bundle holds a key", func(t *testing.T, dir string) {
+			data, err := os.ReadFile(filepath.Join(dir, RootFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit(BundleFile, string(data))(t, dir)
+		}, []string{BundleFile, "is no certificate"}},
 		{"bundle is empty", edit(BundleFile, ""), []string{BundleFile, "remove the file"}},
 		{"key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, RootFile), 0o640) }, []string{RootFile, "0640", "chmod 0600"}},
 		{"intermediate's key is readable by others", func(t *testing.T, dir string) { _ = os.Chmod(filepath.Join(dir, IssuingFile), 0o604) }, []string{IssuingFile, "chmod 0600"}},
@@ -262,7 +268,7 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 
 func TestLostFilesThatCanBeMadeAgainAre(t *testing.T) {
 	a := open(t)
-	bundle := string(a.Bundle())
+	bundle := string(a.Trust().Roots)
 	for _, f := range []string{IssuingFile, BundleFile} {
 		if err := os.Remove(filepath.Join(a.dir, f)); err != nil {
 			t.Fatal(err)
@@ -270,7 +276,7 @@ func TestLostFilesThatCanBeMadeAgainAre(t *testing.T) {
 	}
 	a.reopen(t)
 	got, err := a.Issue(web(), newTestKey(t).Public(), 0)
-	if err != nil || string(a.Bundle()) != bundle {
+	if err != nil || string(a.Trust().Roots) != bundle {
 		t.Fatalf("%v", err)
 	}
 	if err := verify(t, got.Chain, []byte(bundle), start); err != nil {

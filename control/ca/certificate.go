@@ -17,12 +17,6 @@ import (
 	"github.com/warren-mesh/warren/mesh"
 )
 
-// keyPair is a CA certificate with its key.
-type keyPair struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
 func newRoot(trustDomain string, now time.Time) (*keyPair, error) {
 	return newPair(nil, &x509.Certificate{
 		Subject:   pkix.Name{Organization: []string{trustDomain}, CommonName: "Warren root CA"},
@@ -41,7 +35,7 @@ func newIssuing(root *keyPair, trustDomain string, now time.Time) (*keyPair, err
 
 // newPair makes a key and its CA certificate, signed by parent or, without one, by itself.
 func newPair(parent *keyPair, t *x509.Certificate) (*keyPair, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +57,8 @@ func newPair(parent *keyPair, t *x509.Certificate) (*keyPair, error) {
 	return &keyPair{key: key, cert: cert}, nil
 }
 
+func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
 func checkRoot(p *keyPair, now time.Time) error {
 	switch {
 	case !p.cert.IsCA || p.cert.KeyUsage&x509.KeyUsageCertSign == 0:
@@ -77,9 +73,10 @@ func checkRoot(p *keyPair, now time.Time) error {
 
 // Issued is a certificate and what goes with it.
 type Issued struct {
-	// Chain in PEM: the leaf, the intermediate, and last the bundle of roots.
-	Chain []string
-	Leaf  *x509.Certificate
+	// Chain in PEM: the leaf, what lies between it and its root (at least its signer), and last the bundle of roots.
+	Chain  []string
+	Leaf   *x509.Certificate
+	signer *x509.Certificate
 }
 
 // Issue signs a certificate for id and pub. ttl is what was asked for: 0 means the authority's default,
@@ -92,13 +89,23 @@ func (a *Authority) Issue(id mesh.Identity, pub any, ttl time.Duration, dnsNames
 	if ttl <= 0 || ttl > a.cfg.LeafTTL {
 		ttl = a.cfg.LeafTTL
 	}
-	a.mu.RLock()
-	issuing, bundle := a.issuing, a.bundle
-	a.mu.RUnlock()
-	now := a.cfg.Now()
+	m := a.current.Load()
+	leaf, err := m.sign(id, pub, a.cfg.Now(), max(ttl, MinLeafTTL), dnsNames)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	chain := []string{string(certPEM(leaf))}
+	for _, c := range m.shown() {
+		chain = append(chain, string(certPEM(c)))
+	}
+	return &Issued{Leaf: leaf, Chain: append(chain, string(m.bundle)), signer: m.signing.cert}, nil
+}
+
+// sign makes a leaf. It outlives nothing above it.
+func (m *material) sign(id mesh.Identity, pub any, now time.Time, ttl time.Duration, dnsNames []string) (*x509.Certificate, error) {
 	t := &x509.Certificate{
 		// The subject stays empty, which makes the standard library mark the SAN critical (RFC 5280 §4.2.1.6).
-		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(max(ttl, MinLeafTTL)), issuing.cert.NotAfter),
+		NotBefore: now.Add(-backdate), NotAfter: earlier(now.Add(ttl), m.until()),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
@@ -106,17 +113,13 @@ func (a *Authority) Issue(id mesh.Identity, pub any, ttl time.Duration, dnsNames
 		DNSNames:              dnsNames,
 	}
 	if !t.NotAfter.After(now) {
-		return nil, errors.New("issue certificate: the issuing certificate has expired (see the log for why it was not rotated)")
+		return nil, fmt.Errorf("the authority's own certificates expired at %s (see the log for why they were not replaced)", t.NotAfter.Format(time.RFC3339))
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, issuing.cert, pub, issuing.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, m.signing.cert, pub, m.signing.key)
 	if err != nil {
-		return nil, fmt.Errorf("issue certificate: %w", err)
+		return nil, err
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("issue certificate: %w", err)
-	}
-	return &Issued{Leaf: leaf, Chain: []string{string(certPEM(leaf)), string(certPEM(issuing.cert)), string(bundle)}}, nil
+	return x509.ParseCertificate(der)
 }
 
 func certPEM(c *x509.Certificate) []byte {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,7 +75,7 @@ func (d *dir) Read(file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p := st.Mode().Perm(); file != BundleFile && p&0o077 != 0 {
+	if p := st.Mode().Perm(); slices.Contains(keyFiles, file) && p&0o077 != 0 {
 		return nil, fmt.Errorf("%s: others may read the key, mode %04o (chmod 0600 %s; if it was exposed, begin a new authority)", name, p, name)
 	}
 	return os.ReadFile(name)

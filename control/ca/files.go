@@ -4,20 +4,33 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 )
 
-// Names of the authority's files. Key and certificate share a file so that one write replaces both.
+// Names of the authority's own files. Key and certificate share a file so that one write replaces both.
 const (
 	RootFile    = "root.pem"
 	IssuingFile = "issuing.pem"
-	BundleFile  = "bundle.pem"
+	// BundleFile holds roots to trust besides that of whatever signs: those that come, or go.
+	BundleFile = "bundle.pem"
+	// CRLFile holds the operator's revocation lists.
+	CRLFile = "ca-crl.pem"
 )
+
+// Names of the files of an authority that the operator brings: those of Istio's Secret cacerts, or those of
+// kubernetes.io/tls and cert-manager. With any of them there, nothing is made and nothing written.
+const (
+	cacertsCert, cacertsKey, cacertsChain, cacertsRoots = "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"
+	tlsCert, tlsKey, tlsRoots                           = "tls.crt", "tls.key", "ca.crt"
+)
+
+// keyFiles must be readable by nobody else.
+var keyFiles = []string{RootFile, IssuingFile, cacertsKey, tlsKey}
 
 var errMissing = errors.New("file is missing")
 
@@ -27,7 +40,7 @@ type Storage interface {
 	Open() (Files, error)
 }
 
-// Files are the authority's three: RootFile, IssuingFile, BundleFile.
+// Files are the authority's.
 type Files interface {
 	// Read returns a copy of a file's content; fs.ErrNotExist when it is missing.
 	Read(name string) ([]byte, error)
@@ -40,19 +53,19 @@ type Files interface {
 	Close()
 }
 
-// empty reports whether none of the authority's files is there.
-func empty(f Files) (bool, error) {
-	for _, name := range []string{RootFile, IssuingFile, BundleFile} {
+// present returns which of the named files are there.
+func present(f Files, names ...string) (there []string, err error) {
+	for _, name := range names {
 		data, err := f.Read(name)
 		clear(data)
 		switch {
 		case err == nil:
-			return false, nil
+			there = append(there, name)
 		case !errors.Is(err, fs.ErrNotExist):
-			return false, err
+			return nil, err
 		}
 	}
-	return true, nil
+	return there, nil
 }
 
 func writePair(f Files, name string, p *keyPair) error {
@@ -87,17 +100,6 @@ func parsePair(data []byte) (*keyPair, error) {
 	var p keyPair
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		switch block.Type {
-		case "PRIVATE KEY":
-			k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-			clear(block.Bytes)
-			if err != nil {
-				return nil, fmt.Errorf("parse private key: %w", err)
-			}
-			ek, ok := k.(*ecdsa.PrivateKey)
-			if !ok {
-				return nil, fmt.Errorf("private key is a %T, want ECDSA", k)
-			}
-			p.key = ek
 		case "CERTIFICATE":
 			c, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
@@ -105,45 +107,67 @@ func parsePair(data []byte) (*keyPair, error) {
 			}
 			p.cert = c
 		default:
-			return nil, fmt.Errorf("unexpected PEM block %q", block.Type)
+			k, err := parseKey(block)
+			clear(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			p.key = k
 		}
 	}
 	if p.key == nil || p.cert == nil {
 		return nil, errors.New("no key or no certificate in it")
 	}
-	if !p.key.PublicKey.Equal(p.cert.PublicKey) {
+	if !p.belongs() {
 		return nil, errors.New("key and certificate do not belong together")
 	}
 	return &p, nil
 }
 
-// readBundle reads the roots handed to verifiers. It may hold more than our root (a root being replaced),
-// but ours must be there; a missing file is made from the root.
-func readBundle(f Files, root *keyPair) ([]byte, error) {
-	name := f.Path(BundleFile)
-	data, err := f.Read(BundleFile)
+// readCerts reads a file of CA certificates; none when it is missing.
+func readCerts(f Files, name string) ([]*x509.Certificate, error) {
+	data, err := f.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		data = certPEM(root.cert)
-		if f.Writable() != nil {
-			return data, nil
-		}
-		return data, f.Write(BundleFile, data)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var out []byte
-	found := false
+	var out []*x509.Certificate
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil || block.Type != "CERTIFICATE" || !c.IsCA {
-			return nil, fmt.Errorf("%s: block %q is no CA certificate (remove the file to have it made from %s)", name, block.Type, RootFile)
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("%s: block %q is no certificate", f.Path(name), block.Type)
 		}
-		found = found || bytes.Equal(c.Raw, root.cert.Raw)
-		out = append(out, certPEM(c)...)
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate %d: %w", f.Path(name), len(out)+1, err)
+		}
+		if !c.IsCA || !c.BasicConstraintsValid {
+			return nil, fmt.Errorf("%s: certificate %d (%s) is not a CA's", f.Path(name), len(out)+1, c.Subject)
+		}
+		out = append(out, c)
 	}
-	if !found {
-		return nil, fmt.Errorf("%s: does not hold the root of %s (remove the file to have it made anew)", name, RootFile)
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s: no certificate in it (remove the file if none is meant)", f.Path(name))
 	}
 	return out, nil
+}
+
+// union is a and what of b is not in it.
+func union(a, b []*x509.Certificate) []*x509.Certificate {
+	out := slices.Clone(a)
+	for _, c := range b {
+		if !slices.ContainsFunc(out, c.Equal) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func certsPEM(certs []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range certs {
+		b.Write(certPEM(c))
+	}
+	return b.Bytes()
 }

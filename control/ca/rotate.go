@@ -4,7 +4,9 @@ package ca
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -18,65 +20,89 @@ func (a *Authority) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if err := a.Rotate(); err != nil {
-				a.cfg.Log.Error("look after the authority's certificates", "err", err)
-			}
+			_ = a.Rotate() // is the problem now
 		}
 	}
 }
 
-// Rotate takes up what other processes wrote, and makes a new intermediate when less than half of the present
-// one's lifetime is left; certificates the former signed stay valid.
+// Rotate takes up what the operator or other processes wrote, and makes a new intermediate when less than half of the
+// present one's lifetime is left; certificates the former signed stay valid. An error leaves all as it was.
 func (a *Authority) Rotate() error {
-	now := a.cfg.Now()
 	f, err := a.cfg.Storage.Open()
+	if err == nil {
+		defer f.Close()
+		err = a.take(f, a.cfg.Now())
+	}
 	if err != nil {
-		return fmt.Errorf("rotate CA: %w", err)
+		err = fmt.Errorf("read the authority's files: %w", err)
+		a.mu.Lock()
+		a.failed++
+		a.mu.Unlock()
+		a.complain(err)
 	}
-	defer f.Close()
-	if err := a.load(f, now); err != nil {
-		return fmt.Errorf("rotate CA: %w", err)
-	}
-	return a.rotateOpen(f, now)
+	return err
 }
 
-func (a *Authority) rotationDue(now time.Time) bool {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if a.issuing == nil {
-		return true
+// take reads the files and begins to go by them.
+func (a *Authority) take(f Files, now time.Time) error {
+	a.looking.Lock()
+	defer a.looking.Unlock()
+	last := a.current.Load()
+	next, err := a.read(f, now)
+	if err != nil {
+		return err
 	}
-	c := a.issuing.cert
-	return now.After(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
-}
-
-// rotateOpen makes the next intermediate if it is due. A process that must not write leaves that to the one that
-// does, as long as there is an intermediate to sign with.
-func (a *Authority) rotateOpen(f Files, now time.Time) error {
-	if !a.rotationDue(now) {
+	next.crl = readCRL(f, next, last, now)
+	a.complain(errors.Join(next.crl.problem, next.soon(now)))
+	if next.same(last) {
 		return nil
 	}
-	if err := f.Writable(); err != nil {
-		a.mu.RLock()
-		defer a.mu.RUnlock()
-		if a.issuing != nil && now.Before(a.issuing.cert.NotAfter) {
-			return nil
-		}
-		return err
-	}
-	a.mu.RLock()
-	root := a.root
-	a.mu.RUnlock()
-	next, err := newIssuing(root, a.cfg.TrustDomain, now)
-	if err != nil {
-		return err
-	}
-	if err := writePair(f, IssuingFile, next); err != nil {
-		return err
-	}
+	a.announce(last, next)
+	a.current.Store(next)
 	a.mu.Lock()
-	a.issuing = next
-	a.mu.Unlock()
-	a.cfg.Log.Info("made a new issuing certificate", "serial", serial(next.cert), "not_after", next.cert.NotAfter)
+	defer a.mu.Unlock()
+	close(a.changed)
+	a.changed = make(chan struct{})
+	return nil
+}
+
+// announce logs what changes.
+func (a *Authority) announce(last, next *material) {
+	root := next.path[len(next.path)-1]
+	a.cfg.Log.Info("the authority signs with", "subject", next.signing.cert.Subject.String(), "serial", serial(next.signing.cert),
+		"not_after", next.until(), "root", Fingerprint(root), "brought", next.brought, "trusted_roots", len(next.roots))
+	if last != nil && !slices.ContainsFunc(last.roots, root.Equal) {
+		a.cfg.Log.Warn("certificates are signed under a root that was not trusted before: nodes refuse it until they have it (add it to "+BundleFile+" first, then sign with it)", "root", Fingerprint(root))
+	}
+}
+
+// complain keeps err as what is wrong, and logs it once.
+func (a *Authority) complain(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := a.problem
+	a.problem = err
+	if fmt.Sprint(was) == fmt.Sprint(err) {
+		return
+	}
+	close(a.changed)
+	a.changed = make(chan struct{})
+	if err != nil {
+		a.cfg.Log.Error("the authority needs its operator", "err", err)
+	} else {
+		a.cfg.Log.Info("the authority's files are in order again")
+	}
+}
+
+// soon complains of what expires within a tenth of its life, and is not replaced by us.
+func (m *material) soon(now time.Time) error {
+	for i, c := range m.path {
+		if i == 0 && !m.brought {
+			continue
+		}
+		if left := c.NotAfter.Sub(now); left < c.NotAfter.Sub(c.NotBefore)/10 {
+			return fmt.Errorf("%s expires at %s, and nothing signed outlives it (see docs/operations/certificates.md)", c.Subject, c.NotAfter.Format(time.RFC3339))
+		}
+	}
 	return nil
 }

@@ -4,10 +4,8 @@ package ca
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -75,29 +73,36 @@ func (s *Service) Serve(ctx context.Context, l net.Listener, serving func()) err
 	return nil
 }
 
-// serverCert is control's own certificate, issued by its own authority and renewed at half its life.
+// serverCert is control's own certificate, issued by its own authority and renewed at half its life. It follows its
+// signer at once: by the former's root it might soon be verified no longer.
 type serverCert struct {
 	authority *Authority
 	now       func() time.Time
 
-	mu    sync.Mutex
-	cert  *tls.Certificate
-	renew time.Time
+	mu     sync.Mutex
+	cert   *tls.Certificate
+	signer *x509.Certificate
+	renew  time.Time
 }
 
 func (c *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
-	if c.cert != nil && now.Before(c.renew) {
+	m := c.authority.current.Load()
+	if c.cert != nil && now.Before(c.renew) && c.signer.Equal(m.signing.cert) {
 		return c.cert, nil
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
 	id := mesh.Identity{TrustDomain: c.authority.TrustDomain(), Namespace: ControlNamespace, ServiceAccount: ControlServiceAccount}
-	issued, err := c.authority.Issue(id, key.Public(), 0, serverNames()...)
+	var names []string
+	if m.names {
+		names = serverNames()
+	}
+	issued, err := c.authority.Issue(id, key.Public(), 0, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +111,7 @@ func (c *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		block, _ := pem.Decode([]byte(p))
 		cert.Certificate = append(cert.Certificate, block.Bytes)
 	}
-	c.cert, c.renew = cert, now.Add(issued.Leaf.NotAfter.Sub(now)/2)
+	c.cert, c.signer, c.renew = cert, issued.signer, now.Add(issued.Leaf.NotAfter.Sub(now)/2)
 	return cert, nil
 }
 

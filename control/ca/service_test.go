@@ -91,7 +91,7 @@ func TestRequests(t *testing.T) {
 				t.Fatalf("got %v, want %v", err, tt.code)
 			}
 			if tt.code == codes.OK {
-				if err := verify(t, resp.GetCertChain(), a.Bundle(), a.now); err != nil {
+				if err := verify(t, resp.GetCertChain(), a.Trust().Roots, a.now); err != nil {
 					t.Error(err)
 				}
 				return

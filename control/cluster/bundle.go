@@ -3,42 +3,49 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
+	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/kube/apiserver"
 )
 
 const (
 	// BundleName is the ConfigMap of the roots, in control's namespace and in every namespace with a pod in the
-	// mesh; BundleKey its one key.
+	// mesh; BundleKey holds the roots, RevokedKey the revocation lists where there are any.
 	BundleName = "warren-ca-root"
 	BundleKey  = "root-cert.pem"
+	RevokedKey = ca.CRLFile
 	// trusted is how long a ConfigMap that was as it should be is not looked at again.
 	trusted = time.Minute
 )
 
-// Bundle publishes the root bundle in ConfigMaps, and removes those of namespaces that left the mesh. It writes
-// in the leading replica only; in the others it says all is well. See NewBundle.
+// Bundle publishes roots and revocation lists in ConfigMaps, and removes those of namespaces that left the mesh; what
+// is wrong with the authority's Secret it tells by Events. It writes in the leading replica only; in the others it says all is well. See NewBundle.
 type Bundle struct {
 	namespace  string
 	core       rest.Interface
+	metadata   metadata.Interface
 	leading    func() bool
 	mesh       func() *mesh.Snapshot
 	namespaces func() []string
 	now        func() time.Time
 
 	mu      sync.Mutex
-	pem     string
+	trust   ca.Trust
+	told    string               // the problem last published
 	was     map[string]bool      // which namespaces needed it at the last look
 	checked map[string]time.Time // by namespace: when it was last as it should be
 }
@@ -46,26 +53,27 @@ type Bundle struct {
 // NewBundle returns a publisher. snapshot may return nil while objects are not read yet; namespaces are all there
 // are.
 func NewBundle(client *apiserver.Client, namespace string, leading func() bool, snapshot func() *mesh.Snapshot, namespaces func() []string) (*Bundle, error) {
-	core, err := client.Group(corev1.SchemeGroupVersion)
-	if err != nil {
+	core, err1 := client.Group(corev1.SchemeGroupVersion)
+	meta, err2 := client.Metadata()
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	return &Bundle{
-		namespace: namespace, core: core, leading: leading, mesh: snapshot, namespaces: namespaces, now: time.Now,
+		namespace: namespace, core: core, metadata: meta, leading: leading, mesh: snapshot, namespaces: namespaces, now: time.Now,
 		checked: map[string]time.Time{},
 	}, nil
 }
 
-// PublishBundle brings the ConfigMaps up to date. An error is of some namespaces; the others are done.
-func (b *Bundle) PublishBundle(ctx context.Context, pem []byte) error {
+// PublishTrust brings the ConfigMaps up to date. An error is of some namespaces; the others are done.
+func (b *Bundle) PublishTrust(ctx context.Context, t ca.Trust) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.leading() {
 		clear(b.checked)
 		return nil
 	}
-	if string(pem) != b.pem {
-		b.pem = string(pem)
+	if !bytes.Equal(t.Roots, b.trust.Roots) || !bytes.Equal(t.Revoked, b.trust.Revoked) || t.KeepRevoked != b.trust.KeepRevoked {
+		b.trust = t
 		clear(b.checked)
 	}
 	needed, known := b.needed()
@@ -120,7 +128,13 @@ func (b *Bundle) bring(ctx context.Context, ns string, want bool) error {
 	if err != nil && !missing {
 		return err
 	}
-	data := map[string]string{BundleKey: b.pem}
+	data := map[string]string{BundleKey: string(b.trust.Roots)}
+	switch kept, ok := have.Data[RevokedKey]; {
+	case b.trust.Revoked != nil:
+		data[RevokedKey] = string(b.trust.Revoked)
+	case b.trust.KeepRevoked && ok:
+		data[RevokedKey] = kept
+	}
 	switch {
 	case want && missing:
 		err = b.core.Post().Namespace(ns).Resource("configmaps").Body(&corev1.ConfigMap{
@@ -130,7 +144,7 @@ func (b *Bundle) bring(ctx context.Context, ns string, want bool) error {
 			return nil
 		}
 		return err
-	case want && have.Data[BundleKey] != b.pem:
+	case want && !maps.Equal(have.Data, data):
 		have.Data, have.Labels = data, labels
 		return b.core.Put().Namespace(ns).Resource("configmaps").Name(BundleName).Body(have).Do(ctx).Error()
 	case !want && !missing && have.Labels["app.kubernetes.io/managed-by"] == labels["app.kubernetes.io/managed-by"]:

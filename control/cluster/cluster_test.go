@@ -86,11 +86,11 @@ func TestAgainstARealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := bundle.PublishBundle(ctx, authority.Bundle()); err != nil {
+	if err := bundle.PublishTrust(ctx, authority.Trust()); err != nil {
 		t.Fatal(err)
 	}
 	var cm struct{ Data map[string]string }
-	if err := json.Unmarshal(r.Do("GET", "/api/v1/namespaces/warren-system/configmaps/"+BundleName, ""), &cm); err != nil || cm.Data[BundleKey] != string(authority.Bundle()) {
+	if err := json.Unmarshal(r.Do("GET", "/api/v1/namespaces/warren-system/configmaps/"+BundleName, ""), &cm); err != nil || cm.Data[BundleKey] != string(authority.Trust().Roots) {
 		t.Errorf("ConfigMap %v, %v", cm, err)
 	}
 

@@ -237,8 +237,8 @@ func (p *Prover) nodeOf(podUID, named string) (string, error) {
 		w = snap.WorkloadByPod(podUID)
 	}
 	switch {
-	case w == nil && named == "":
-		return "", passing{errors.New("token names no node, and its pod is not known")}
+	case named == "" && (w == nil || w.Node == ""):
+		return "", passing{errors.New("token names no node, and its pod is not known to be on one")}
 	case w == nil || w.Node == "":
 		return named, nil
 	case named != "" && w.Node != named:

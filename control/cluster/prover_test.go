@@ -236,3 +236,17 @@ func FuzzParse(f *testing.F) {
 		_ = j.claims.current(time.Now())
 	})
 }
+
+// A pod that is being scheduled proves no node, and is not remembered as proving none.
+func TestAPodThatIsOnNoNodeYet(t *testing.T) {
+	w := newWorld(t, rsaSigner())
+	store := mesh.NewStore()
+	store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: "x", PodUID: "new", Namespace: "warren-system", Name: "warren-node-new"}})
+	w.prover.cfg.Snapshot = store.Snapshot
+	if node, err := w.prover.nodeOf("new", ""); err == nil || !isPassing(err) {
+		t.Errorf("proved %q, %v", node, err)
+	}
+	if node, err := w.prover.nodeOf("new", "a"); err != nil || node != "a" {
+		t.Errorf("proved %q, %v, though the token names a node", node, err)
+	}
+}

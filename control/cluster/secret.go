@@ -29,9 +29,9 @@ const callTimeout = 10 * time.Second
 // labels mark what control writes, so that an uninstallation finds it.
 var labels = map[string]string{"app.kubernetes.io/managed-by": "warren-control", "app.kubernetes.io/part-of": "warren"}
 
-// Secret keeps the authority's files in a Secret: the keys root.pem, issuing.pem and bundle.pem. A user may bring
-// the Secret: with root.pem alone, or of type kubernetes.io/tls, whose pair is then the root. It is changed by the
-// leading replica only, and only from the version that was read. See NewSecret.
+// Secret keeps the authority's files in a Secret, each as the key of its name: root.pem, issuing.pem and bundle.pem of
+// an authority of our own, or those of one that the operator brings. It is changed by the leading replica only, and
+// only from the version that was read. See NewSecret.
 type Secret struct {
 	namespace string
 	core      rest.Interface
@@ -76,10 +76,6 @@ func (f *secretFiles) Read(name string) ([]byte, error) {
 		return nil, fs.ErrNotExist
 	}
 	data, ok := f.object.Data[name]
-	if !ok && name == ca.RootFile && len(f.object.Data[corev1.TLSPrivateKeyKey]) > 0 {
-		pair := [][]byte{f.object.Data[corev1.TLSPrivateKeyKey], f.object.Data[corev1.TLSCertKey]}
-		return bytes.Join(pair, []byte("\n")), nil
-	}
 	if !ok {
 		return nil, fs.ErrNotExist
 	}

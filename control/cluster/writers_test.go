@@ -5,6 +5,9 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"sync/atomic"
@@ -55,7 +58,7 @@ func TestReplicasShareOneAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(first.Bundle(), second.Bundle()) {
+	if !bytes.Equal(first.Trust().Roots, second.Trust().Roots) {
 		t.Error("two replicas, two roots")
 	}
 	for _, key := range []string{ca.RootFile, ca.IssuingFile, ca.BundleFile} {
@@ -67,7 +70,7 @@ func TestReplicasShareOneAuthority(t *testing.T) {
 	if err := second.Rotate(); err == nil {
 		t.Error("the Secret was read from a server that is away")
 	}
-	if !bytes.Equal(first.Bundle(), second.Bundle()) {
+	if !bytes.Equal(first.Trust().Roots, second.Trust().Roots) {
 		t.Error("the authority was lost with the server")
 	}
 }
@@ -94,7 +97,7 @@ func TestOpenAuthorityWaitsForTheOneThatWrites(t *testing.T) {
 	}
 }
 
-// A user's Secret of type kubernetes.io/tls is the root; what is missing is added by the replica that writes.
+// With a Secret of type kubernetes.io/tls every replica signs, and none writes.
 func TestTheUsersSecret(t *testing.T) {
 	s := kubeapi.Start(t)
 	if _, err := open(t, s, always); err != nil {
@@ -107,15 +110,17 @@ func TestTheUsersSecret(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName}, Type: corev1.SecretTypeTLS,
 		Data: map[string][]byte{corev1.TLSPrivateKeyKey: root[:i], corev1.TLSCertKey: root[i:]},
 	})
-	if _, err := open(t, s, never); !errors.Is(err, ErrNotLeading) {
-		t.Errorf("a replica that does not write signs without an intermediate: %v", err)
+	for _, leading := range []func() bool{never, always} {
+		a, err := open(t, s, leading)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(a.Trust().Roots, root[i:]) {
+			t.Error("the bundle is not the user's root")
+		}
 	}
-	a, err := open(t, s, always)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(a.Bundle(), root[i:]) {
-		t.Error("the bundle is not the user's root")
+	if len(secretKey(t, s, ca.IssuingFile))+len(secretKey(t, s, ca.BundleFile)) > 0 {
+		t.Error("the user's Secret was written to")
 	}
 	s.Put("v1/secrets", &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName}, Type: corev1.SecretTypeOpaque,
@@ -126,6 +131,33 @@ func TestTheUsersSecret(t *testing.T) {
 	}
 	if string(secretKey(t, s, ca.RootFile)) != "garbage" {
 		t.Error("a damaged key was replaced")
+	}
+}
+
+// An operator who changes roots removes the intermediate. A replica that may not make one goes on with what it has.
+func TestAReplicaWithoutAnIntermediateGoesOn(t *testing.T) {
+	s := kubeapi.Start(t)
+	if _, err := open(t, s, always); err != nil {
+		t.Fatal(err)
+	}
+	a, err := open(t, s, never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Put("v1/secrets", &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName},
+		Data:       map[string][]byte{ca.RootFile: secretKey(t, s, ca.RootFile)},
+	})
+	if err := a.Rotate(); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("got %v", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"}
+	if _, err := a.Issue(id, key.Public(), 0); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -194,7 +226,7 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 	s.Put("v1/configmaps", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: BundleName}, Data: map[string]string{"own": "x"}})
 	publish := func(pem string) {
 		t.Helper()
-		if err := b.PublishBundle(t.Context(), []byte(pem)); err != nil {
+		if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte(pem)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -229,16 +261,73 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 		t.Error("a user's ConfigMap of that name is gone")
 	}
 	s.Down()
-	if err := b.PublishBundle(t.Context(), []byte("three")); err == nil {
+	if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte("three")}); err == nil {
 		t.Error("published on a server that is away")
 	}
 	idle, err := NewBundle(s.Client(), "warren-system", never, store.Snapshot, func() []string { return all })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := idle.PublishBundle(t.Context(), []byte("x")); err != nil {
+	if err := idle.PublishTrust(t.Context(), ca.Trust{Roots: []byte("x")}); err != nil {
 		t.Errorf("a replica that does not write has something to complain of: %v", err)
 	}
+}
+
+func TestRevocationListsArePublished(t *testing.T) {
+	s := kubeapi.Start(t)
+	publisher := func() *Bundle {
+		b, err := NewBundle(s.Client(), "warren-system", always, mesh.NewStore().Snapshot, func() []string { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	b := publisher()
+	for _, step := range []struct {
+		name  string
+		fresh bool // after a restart
+		trust ca.Trust
+		want  string
+	}{
+		{"none", false, ca.Trust{Roots: []byte("r")}, ""},
+		{"one", false, ca.Trust{Roots: []byte("r"), Revoked: []byte("list")}, "list"},
+		{"unreadable after a restart: the one published stays", true, ca.Trust{Roots: []byte("r2"), KeepRevoked: true}, "list"},
+		{"readable again", false, ca.Trust{Roots: []byte("r2"), Revoked: []byte("list 2")}, "list 2"},
+		{"removed", false, ca.Trust{Roots: []byte("r2")}, ""},
+	} {
+		if step.fresh {
+			b = publisher()
+		}
+		if err := b.PublishTrust(t.Context(), step.trust); err != nil {
+			t.Fatal(err)
+		}
+		data, _, _ := unstructured.NestedStringMap(s.Get("v1/configmaps", "warren-system", BundleName), "data")
+		if got := data[RevokedKey]; got != step.want || data[BundleKey] != string(step.trust.Roots) {
+			t.Errorf("%s: list %q, want %q; roots %q", step.name, got, step.want, data[BundleKey])
+		}
+	}
+}
+
+func TestEventsAboutTheSecret(t *testing.T) {
+	s := kubeapi.Start(t)
+	s.Put("v1/secrets", &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName, UID: "secret-uid"}})
+	b, err := NewBundle(s.Client(), "warren-system", always, mesh.NewStore().Snapshot, func() []string { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(problem error, want int) {
+		t.Helper()
+		if err := b.PublishProblem(t.Context(), problem); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.Requests("post v1/events"); n != want {
+			t.Fatalf("%d Events after %v, want %d", n, problem, want)
+		}
+	}
+	tell(nil, 0)
+	tell(errors.New("tls.key: is not the key"), 1)
+	tell(errors.New("tls.key: is not the key"), 1)
+	tell(nil, 2)
 }
 
 // replica stands for election until stopped.

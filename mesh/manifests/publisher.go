@@ -96,10 +96,10 @@ func ReadConditions(dir string) (map[string]map[string]kube.Condition, error) {
 // BundlePath is where the CA's root certificates lie.
 func BundlePath(dir string) string { return filepath.Join(dir, StatusDir, BundleFile) }
 
-// PublishBundle writes the CA's root certificates for all nodes.
-func PublishBundle(dir string, pem []byte) error { return writeFile(BundlePath(dir), pem) }
+// RevokedPath is where the CA's revocation lists lie; there is no file without one.
+func RevokedPath(dir string) string { return filepath.Join(dir, StatusDir, RevokedFile) }
 
-// ReadBundle reads them; fs.ErrNotExist while there are none.
+// ReadBundle reads the root certificates; fs.ErrNotExist while there are none.
 func ReadBundle(dir string) ([]byte, error) {
 	b, err := os.ReadFile(BundlePath(dir))
 	if err != nil {
@@ -107,6 +107,9 @@ func ReadBundle(dir string) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Publish writes one of these files for all nodes.
+func Publish(path string, data []byte) error { return writeFile(path, data) }
 
 func writeJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")

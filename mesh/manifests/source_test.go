@@ -389,7 +389,7 @@ func TestBundle(t *testing.T) {
 	if _, err := ReadBundle(dir); !os.IsNotExist(err) && err == nil {
 		t.Errorf("missing bundle: got %v", err)
 	}
-	if err := PublishBundle(dir, []byte("pem")); err != nil {
+	if err := Publish(BundlePath(dir), []byte("pem")); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := ReadBundle(dir); err != nil || string(b) != "pem" {

@@ -21,6 +21,8 @@ const (
 	StatusDir = "status"
 	// BundleFile, in StatusDir, holds the CA's root certificates, PEM.
 	BundleFile = "warren-ca-root.pem"
+	// RevokedFile, in StatusDir, holds the CA's revocation lists, PEM.
+	RevokedFile = "warren-ca-crl.pem"
 
 	podsDir       = "pods"
 	conditionsDir = "conditions"
