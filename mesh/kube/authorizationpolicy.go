@@ -22,10 +22,11 @@ const KeyDryRun = "istio.io/dry-run"
 type authzPolicy struct {
 	policy   *mesh.Policy      // nil when nothing of it does
 	selector map[string]string // labels of the pods that reference it; only of ScopeWorkload
+	standIn  bool              // for one that was refused
 }
 
-// authzPolicyFrom reads an AuthorizationPolicy. partial names what is not applied at L4. Trust domain aliases
-// are no concern of it: a principal is compared as written.
+// authzPolicyFrom reads an AuthorizationPolicy. partial names what is not applied at L4. Principals
+// stay as they are written; withAliases adds what they are in the mesh's other trust domains.
 func authzPolicyFrom(o *istiosecurity.AuthorizationPolicy, root string) (ap *authzPolicy, errs, partial field.ErrorList) {
 	spec := field.NewPath("spec")
 	for _, msg := range validation.IsDNS1123Subdomain(o.Name) {
@@ -68,17 +69,20 @@ func authzPolicyFrom(o *istiosecurity.AuthorizationPolicy, root string) (ap *aut
 	}
 	p := &mesh.Policy{
 		Name:   mesh.Name{Namespace: o.Namespace, Name: o.Name},
+		Scope:  scopeOf(selector, o.Namespace, root),
 		Action: r.action, Rules: rules, DryRun: dry,
 	}
+	return &authzPolicy{policy: p, selector: selector}, nil, r.partial
+}
+
+func scopeOf(selector map[string]string, namespace, root string) mesh.Scope {
 	switch {
 	case len(selector) > 0:
-		p.Scope = mesh.ScopeWorkload
-	case o.Namespace == root:
-		p.Scope = mesh.ScopeMesh
-	default:
-		p.Scope = mesh.ScopeNamespace
+		return mesh.ScopeWorkload
+	case namespace == root:
+		return mesh.ScopeMesh
 	}
-	return &authzPolicy{policy: p, selector: selector}, nil, r.partial
+	return mesh.ScopeNamespace
 }
 
 func dryRun(annotations map[string]string) (bool, *field.Error) {

@@ -29,6 +29,7 @@ type peerAuth struct {
 	mode     tlsMode
 	selector map[string]string
 	ports    map[uint16]tlsMode // only with a selector
+	standIn  bool               // for one that was refused
 }
 
 // peerAuthFrom reads a PeerAuthentication. partial names what is not applied; the result is nil when nothing is.
@@ -77,9 +78,15 @@ func (t *Translator) putPeerAuth(k Key, o *istiosecurity.PeerAuthentication) (er
 	if len(errs) > 0 {
 		return errs, nil
 	}
+	t.setPeerAuth(k, pa)
+	return nil, partial
+}
+
+// setPeerAuth replaces the one of a name; nil removes it.
+func (t *Translator) setPeerAuth(k Key, pa *peerAuth) {
 	if pa == nil {
 		t.deletePeerAuth(k)
-		return nil, partial
+		return
 	}
 	m := t.peerAuths[k.Namespace]
 	if m == nil {
@@ -88,7 +95,6 @@ func (t *Translator) putPeerAuth(k Key, o *istiosecurity.PeerAuthentication) (er
 	}
 	m[k.Name] = pa
 	t.touchPeerAuth(k.Namespace)
-	return nil, partial
 }
 
 func (t *Translator) deletePeerAuth(k Key) {
@@ -125,7 +131,7 @@ func (t *Translator) oldest(namespace string, fits func(*peerAuth) bool) *peerAu
 }
 
 // strict reports whether the namespace's pods take mutual TLS only, unless a PeerAuthentication selects them: its
-// own oldest object decides; none, or UNSET, leaves it to the mesh's.
+// own oldest object decides; none, or UNSET, leaves it to the mesh's, and that to the MeshConfig.
 func (t *Translator) strict(namespace string) bool {
 	for _, ns := range []string{namespace, t.cfg.RootNamespace} {
 		pa := t.oldest(ns, func(pa *peerAuth) bool { return len(pa.selector) == 0 })
@@ -133,5 +139,5 @@ func (t *Translator) strict(namespace string) bool {
 			return pa.mode == modeStrict
 		}
 	}
-	return false
+	return t.base().MTLSStrict
 }

@@ -195,6 +195,7 @@ func TestPeerAuthenticationNotApplied(t *testing.T) {
 	if len(w.web().Policies) != 0 || len(w.tr.Problems()) != 1 {
 		t.Errorf("policies %v, problems %v", w.web().Policies, w.tr.Problems())
 	}
+	w.put(peerAuthentication("shop", "z", permissive, 1))
 	w.refuse(peerAuthentication("shop", "z", 17, 1), "spec.mtls.mode")
 	w.refuse(selecting(peerAuthentication("shop", "z", strict, 1), map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode{70000: strict}), "spec.portLevelMtls[70000]")
 	w.refuse(selecting(peerAuthentication("shop", "z", strict, 1), map[uint32]securityv1beta1.PeerAuthentication_MutualTLS_Mode{80: 17}), "spec.portLevelMtls[80].mode")

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh"
 )
 
@@ -23,6 +24,8 @@ type Event struct {
 	// Object is typed and not modified; when Deleted, its name is enough.
 	Object  runtime.Object
 	Deleted bool
+	// Refused: whoever read the object could not, and has told why. Object is its Remnant.
+	Refused bool
 	// Source is "file:line", or "".
 	Source string
 }
@@ -49,6 +52,7 @@ type Translator struct {
 	namespaces   map[string]choice
 	nodes        map[string]*node
 	serviceCIDRs map[string][]netip.Prefix
+	settings     settings // of the MeshConfig
 	pods         map[mesh.Name]*pod
 	services     map[mesh.Name]*mesh.Service
 	slices       map[mesh.Name]*slice
@@ -118,13 +122,19 @@ func (t *Translator) Apply(events []Event) Result {
 			continue
 		}
 		delete(t.problems, k)
-		if ev.Deleted {
+		switch {
+		case ev.Deleted:
 			t.remove(k)
+			continue
+		case ev.Refused:
+			t.standIn(k, ev.Object)
 			continue
 		}
 		errs, partial := validName(k, ev.Object)
 		if len(errs) == 0 {
-			errs, partial = t.put(k, ev.Object)
+			if errs, partial = t.put(k, ev.Object); len(errs) > 0 {
+				t.standIn(k, ev.Object)
+			}
 		}
 		if ps := append(problems(k, ev.Source, errs, false), problems(k, ev.Source, partial, true)...); len(ps) > 0 {
 			t.problems[k] = ps
@@ -160,7 +170,7 @@ func validName(k Key, o runtime.Object) (errs, partial field.ErrorList) {
 		errs = append(errs, field.Required(meta.Child("name"), ""))
 	}
 	switch o.(type) {
-	case *corev1.Namespace, *corev1.Node, *networkingv1.ServiceCIDR:
+	case *corev1.Namespace, *corev1.Node, *networkingv1.ServiceCIDR, *v1alpha1.MeshConfig:
 	default:
 		if k.Namespace == "" {
 			errs = append(errs, field.Required(meta.Child("namespace"), ""))
@@ -183,6 +193,8 @@ func (t *Translator) put(k Key, o runtime.Object) (errs, partial field.ErrorList
 		return t.putService(k, o)
 	case *discoveryv1.EndpointSlice:
 		return t.putSlice(k, o)
+	case *v1alpha1.MeshConfig:
+		return t.putMeshConfig(k, o)
 	case *istiosecurity.PeerAuthentication:
 		return t.putPeerAuth(k, o)
 	case *istiosecurity.AuthorizationPolicy:
@@ -205,6 +217,8 @@ func (t *Translator) remove(k Key) {
 		t.deleteService(k)
 	case "EndpointSlice":
 		t.deleteSlice(k)
+	case "MeshConfig":
+		t.deleteMeshConfig(k)
 	case "PeerAuthentication":
 		t.deletePeerAuth(k)
 	case "AuthorizationPolicy":

@@ -41,6 +41,7 @@ type object struct {
 	doc      document
 	key      kube.Key
 	obj      runtime.Object // nil when it is refused
+	remnant  runtime.Object // of a policy that is refused
 	problems []kube.Problem
 }
 
@@ -52,6 +53,7 @@ func decode(d document) (o object, ok bool) {
 		p := kube.Problem{Source: d.source(field), Field: field, Err: err}
 		if o.key != (kube.Key{}) {
 			p.Object = o.key.String()
+			o.remnant = kube.Remnant(o.key, d.json)
 		}
 		o.obj, o.problems = nil, append(o.problems, p)
 	}

@@ -3,6 +3,7 @@
 package manifests
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -99,22 +100,28 @@ func choose(files map[string]*file) (map[kube.Key]*object, []kube.Problem) {
 	return wanted, problems
 }
 
-// events are the differences between what is wanted and what was applied. An object that is refused makes
-// none, so that the last good one stays.
+// events are the differences between what is wanted and what was applied. Of an object that is refused the last good
+// one stays; of a policy the translator is told what can be read.
 func (m *merge) events(wanted map[kube.Key]*object, captures map[mesh.Name]capture) []kube.Event {
 	var events []kube.Event
 	for k, was := range m.applied {
 		if wanted[k] == nil {
-			events = append(events, kube.Event{Object: was.object.obj, Deleted: true})
+			events = append(events, kube.Event{Object: cmp.Or(was.object.obj, was.object.remnant), Deleted: true})
 			delete(m.applied, k)
 			delete(m.good, k)
 		}
 	}
 	for k, o := range wanted {
 		if o.obj == nil {
-			if was, ok := m.applied[k]; ok && k.Kind == "Pod" {
+			was, ok := m.applied[k]
+			switch {
+			case ok && k.Kind == "Pod":
 				o = was.object // its capture status goes on
-			} else {
+			case o.remnant == nil || was.object == o:
+				continue
+			default:
+				m.applied[k] = applied{object: o}
+				events = append(events, kube.Event{Object: o.remnant, Refused: true, Source: o.doc.source("")})
 				continue
 			}
 		}
@@ -158,7 +165,7 @@ func (m *merge) note(t *kube.Translator, events []kube.Event) {
 	}
 	for _, e := range events {
 		k, err := kube.KeyOf(e.Object)
-		if err == nil && !e.Deleted && !refused[k.String()] {
+		if err == nil && !e.Deleted && !e.Refused && !refused[k.String()] {
 			m.good[k] = e.Object
 		}
 	}

@@ -281,6 +281,36 @@ func TestSourceRefusesByNameFileLineAndField(t *testing.T) {
 	}
 }
 
+// TestSourceRefusedPolicyCloses: without a last good version, as after a restart, it refuses what it might.
+func TestSourceRefusedPolicyCloses(t *testing.T) {
+	const good = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: x, namespace: shop}\nspec: {rules: [{}]}\n"
+	bad := strings.Replace(good, "rules: [{}]", "rules: [{fro: []}]", 1)
+	rules := func(n int) func(*mesh.Snapshot) bool {
+		return func(s *mesh.Snapshot) bool {
+			p := s.Policy(mesh.Name{Namespace: "shop", Name: "x"})
+			return n < 0 && p == nil || p != nil && len(p.Rules) == n
+		}
+	}
+	d := newDirectory(t, map[string]string{"ns.yaml": shop, "p.yaml": bad})
+	d.run()
+	d.wait("it allows nothing", rules(0))
+	d.problem("p.yaml:4", "AuthorizationPolicy shop/x")
+	d.write("p.yaml", good)
+	d.wait("corrected", rules(1))
+	d.write("p.yaml", bad)
+	d.problem("p.yaml:4")
+	if !rules(1)(d.src.Store().Snapshot()) {
+		t.Error("the last good one did not stay")
+	}
+	d.remove("p.yaml")
+	d.wait("deleted", rules(-1))
+	d.write("p.yaml", strings.Replace(bad, "/v1", "/v1beta1", 1))
+	d.wait("a version that is not read", rules(0))
+	d.remove("p.yaml")
+	d.wait("deleted before it was ever good", rules(-1))
+	d.noProblems()
+}
+
 func waitCondition(t *testing.T, dir, object string, want bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {

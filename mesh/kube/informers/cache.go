@@ -186,7 +186,7 @@ func (c *kindCache) tell(key string, data []byte) {
 	}
 }
 
-// event reads a kept object. One that can't be read is a problem, and the last good one stays.
+// event reads a kept object. Of a policy that can't be read what remains is handed on. The last good one stays.
 func (c *kindCache) event(key string, data []byte) (kube.Event, bool) {
 	o, errs := c.kind.decode(data)
 	if len(errs) == 0 {
@@ -194,5 +194,5 @@ func (c *kindCache) event(key string, data []byte) (kube.Event, bool) {
 		return kube.Event{Object: o}, true
 	}
 	c.problems[key] = problemsOf(c.kind.name, key, errs)
-	return kube.Event{}, false
+	return remnant(c.kind.name, key, data)
 }

@@ -187,6 +187,9 @@ func eventsOf(kept map[string]objects) (evs []kube.Event, problems []kube.Proble
 			o, errs := k.decode(data)
 			if len(errs) > 0 {
 				problems = append(problems, problemsOf(k.name, key, errs)...)
+				if ev, ok := remnant(k.name, key, data); ok {
+					evs = append(evs, ev)
+				}
 				continue
 			}
 			evs = append(evs, kube.Event{Object: o})

@@ -47,6 +47,13 @@ func named(kind, key string) runtime.Object {
 	panic("informers: kind " + kind + " has no type") // the table of kinds is closed; a test walks it
 }
 
+// remnant is what can be told of an object that can't be read.
+func remnant(kind, key string, data []byte) (kube.Event, bool) {
+	ns, name := split(key)
+	o := kube.Remnant(kube.Key{Kind: kind, Namespace: ns, Name: name}, data)
+	return kube.Event{Object: o, Refused: true}, o != nil
+}
+
 func problemsOf(kind, key string, errs []error) []kube.Problem {
 	ns, name := split(key)
 	object := kube.Key{Kind: kind, Namespace: ns, Name: name}.String()

@@ -197,13 +197,20 @@ func TestAPolicyThatCannotBeReadIsOneProblem(t *testing.T) {
 	if ps := r.Problems(); len(ps) != 1 || ps[0].Object != "AuthorizationPolicy shop/bad" || ps[0].Field != "spec.rules[0].from[0].source.namspaces" {
 		t.Errorf("problems: %+v", ps)
 	}
+	deniesAll := func(snap *mesh.Snapshot) bool {
+		p := snap.Policy(mesh.Name{Namespace: "shop", Name: "bad"})
+		return p != nil && p.Action == mesh.Deny && len(p.Rules) == 1 && len(p.Rules[0].Clauses) == 0
+	}
+	if !deniesAll(r.Store().Snapshot()) {
+		t.Error("a DENY without a last good version lets in whom it may deny")
+	}
 	s.PutMap(authz, deny("later", map[string]any{"namespaces": "x"}))
 	eventually(t, "the second problem", func() bool { return len(r.Problems()) == 2 })
 	if !hasPolicy("later")(r.Store().Snapshot()) {
 		t.Error("the last good one did not stay")
 	}
 	s.PutMap(authz, deny("bad", map[string]any{"namespaces": []any{"x"}}))
-	r.wait(t, "it is corrected", hasPolicy("bad"))
+	r.wait(t, "it is corrected", func(snap *mesh.Snapshot) bool { return hasPolicy("bad")(snap) && !deniesAll(snap) })
 	s.Delete(authz, "shop", "later")
 	eventually(t, "no problem is left", func() bool { return len(r.Problems()) == 0 })
 	if hasPolicy("later")(r.Store().Snapshot()) {
