@@ -111,6 +111,8 @@ type Client struct {
 	Reason   reason.Reason `json:"reason"`
 	Steps    []string      `json:"steps"`
 	Upstream string        `json:"upstream,omitempty"`
+	// Witness is set where the connection stays inside the ztunnel of both: what another one asks the network by.
+	Witness string `json:"witness,omitempty"`
 	// Authority and Expected: of a tunnel.
 	Authority string   `json:"authority,omitempty"`
 	Expected  []string `json:"expectedIdentities,omitempty"`
@@ -120,12 +122,15 @@ type Client struct {
 	Logged reason.Reason `json:"logged"`
 }
 
+// Inside is the protocol of what never leaves the ztunnel of both ends.
+const Inside = "in process"
+
 // Server is the decision on the destination's node.
 type Server struct {
 	Node   string        `json:"node,omitempty"`
 	Action string        `json:"action"`
 	Reason reason.Reason `json:"reason"` // as in the server's access log
-	// Protocol by which it arrives: HBONE or TCP.
+	// Protocol by which it arrives: HBONE, TCP, or Inside.
 	Protocol string         `json:"protocol"`
 	Peer     mesh.Identity  `json:"peer,omitzero"` // proven by its certificate
 	Source   netip.Addr     `json:"source"`

@@ -107,11 +107,14 @@ func (c *Client) write(b *strings.Builder) {
 	case c.Need != "":
 		line(b, "", "waits for %s", c.Need)
 	}
-	switch c.Action {
-	case "tunnel":
+	switch {
+	case c.Witness != "":
+		line(b, "", "inside this ztunnel to %s, without TLS; witness to %s", c.Upstream, c.Witness)
+		line(b, "", "expects %s", strings.Join(c.Expected, ", "))
+	case c.Action == "tunnel":
 		line(b, "", "tunnel to %s, CONNECT %s", c.Upstream, c.Authority)
 		line(b, "", "expects %s", strings.Join(c.Expected, ", "))
-	case "passthrough":
+	case c.Action == "passthrough":
 		line(b, "", "plain TCP to %s", c.Upstream)
 	}
 	line(b, "", "its access log says %s", c.Logged)

@@ -37,7 +37,8 @@ func TestServerSeesTheClientsIdentity(t *testing.T) {
 			ids := []string{"src.identity=" + account("app", client.Name).String(), "dst.identity=" + account("app", server.Name).String()}
 			reason := map[bool]string{true: "SAME_NODE", false: "TUNNEL"}[server == s.near]
 			source.ended("source", reason, append(ids, "src.addr="+local)...)
-			destination.ended("destination", "TUNNEL", append(ids, fmt.Sprintf("dst.hbone_addr=%s", server.Addr("tcp6", 8080)))...)
+			where := map[bool]string{true: "dst.addr", false: "dst.hbone_addr"}[server == s.near]
+			destination.ended("destination", reason, append(ids, fmt.Sprintf("%s=%s", where, server.Addr("tcp6", 8080)))...)
 			labels := []string{
 				fmt.Sprintf("source_principal=%q", account("app", client.Name)), fmt.Sprintf("destination_principal=%q", account("app", server.Name)),
 				fmt.Sprintf("source_workload=%q", client.Name), fmt.Sprintf("destination_workload=%q", server.Name),

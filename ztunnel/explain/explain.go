@@ -192,6 +192,9 @@ func (x *run) outcome(d route.Decision, steps []string) {
 		if x.Certificate != nil && c.Node == x.Node {
 			o.Note = x.Certificate(x.source.workload.Identity())
 		}
+		if d.InProcess(x.snap.Config()) {
+			c.Upstream, c.Authority, c.Witness = d.Target.String(), "", d.Upstream.String()
+		}
 		if d.Service != nil && !d.Service.Waypoint.IsZero() {
 			c.Waypoint = d.Service.Waypoint.String()
 			o.Note = strings.TrimPrefix(o.Note+"; what the waypoint does with it is not told here", "; ")

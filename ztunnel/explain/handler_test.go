@@ -58,10 +58,18 @@ func TestHandler(t *testing.T) {
 	}
 	text := get("src=uid-client&dst=shop/web&port=80", "text/plain").Body.String()
 	for _, want := range []string{"shop/client on n1 -> shop/web:80: refused, POLICY_NO_ALLOW", "(policy shop/guard)", "not ready",
+		"inside this ztunnel to 10.1.0.2:8080, without TLS; witness to 10.1.0.2:15008", "in process from 10.1.0.1, spiffe://cluster.local/ns/shop/sa/client",
 		"* ALLOW shop/guard, namespace: does not match", "rules[0] wants another service account: {serviceAccounts=shop/cart}"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}
+	}
+	encrypted := *snap.Config()
+	encrypted.SameNodeTLS = true
+	with := Explainer{Node: "n1", Snapshot: func() *mesh.Snapshot { return snap.With(mesh.PutConfig{Config: &encrypted}) }}
+	a, err := with.Explain(Query{Source: "shop/client", Destination: "shop/web", Port: 80})
+	if err != nil || a.Outcomes[0].Client.Authority != "10.1.0.2:8080" || a.Outcomes[0].Client.Witness != "" || a.Outcomes[0].Server.Protocol != "HBONE" {
+		t.Errorf("with TLS on the same node: %v, %+v", err, a)
 	}
 	e.Certificate = func(id mesh.Identity) string { return "no certificate for " + id.ServiceAccount }
 	if text := get("src=shop/client&dst=shop/web&port=80&format=text", "").Body.String(); !strings.Contains(text, "note       no certificate for client") {

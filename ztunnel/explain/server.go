@@ -34,13 +34,18 @@ func (x *run) stream(o *explain.Outcome, d route.Decision) {
 	a := admit.Stream(x.snap, &j, d.Workload, x.source.workload.Identity(), src, d.Upstream.Addr(), d.Authority)
 	s := x.server(o, &j, a, d.Workload, src)
 	s.Protocol, s.Peer = "HBONE", x.source.workload.Identity()
+	if o.Client.Witness != "" {
+		s.Protocol = explain.Inside
+	}
 	if a.Bad != nil {
 		s.Detail = a.Bad.Error()
 	}
 	if o.Verdict != explain.Allowed {
 		o.Client.Logged = reason.PeerRefused
-	} else {
-		o.Reason = d.Reason
+		return
+	}
+	if o.Reason = d.Reason; o.Client.Witness != "" {
+		s.Reason = d.Reason
 	}
 }
 

@@ -58,9 +58,8 @@ type connection struct {
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	calm   func() bool   // stops waiting for ctx
-	up     atomic.Uint64 // bytes client to server
-	down   atomic.Uint64
+	calm   func() bool // stops waiting for ctx
+	moved  *moved
 
 	mu     sync.Mutex
 	facts  facts
@@ -73,9 +72,16 @@ type connection struct {
 	undecidedAt time.Time // since when a policy it references is unknown
 }
 
+// moved counts the bytes of one relay, client to server and back, for the connections that are its ends here.
+type moved struct{ up, down atomic.Uint64 }
+
 // begin registers a connection that was accepted as client, which may be nil. It fails when the pod has too many.
 func (p *Proxy) begin(stay life, pd *pod, r metrics.Reporter, f facts, client side) (*connection, error) {
-	c := &connection{proxy: p, pod: pd, id: p.nextID.Add(1), reporter: r, started: p.cfg.Now(), facts: f}
+	return p.beginWith(new(moved), stay, pd, r, f, client)
+}
+
+func (p *Proxy) beginWith(m *moved, stay life, pd *pod, r metrics.Reporter, f facts, client side) (*connection, error) {
+	c := &connection{proxy: p, pod: pd, id: p.nextID.Add(1), reporter: r, started: p.cfg.Now(), facts: f, moved: m}
 	c.ctx, c.cancel = context.WithCancelCause(stay)
 	c.sides[0] = client
 	c.calm = context.AfterFunc(c.ctx, c.abort)
@@ -139,7 +145,7 @@ func (c *connection) tell() {
 	if c.series == nil {
 		return
 	}
-	up, down := c.up.Load(), c.down.Load()
+	up, down := c.moved.up.Load(), c.moved.down.Load()
 	c.series.Received.Add(up - c.told.up)
 	c.series.Sent.Add(down - c.told.down)
 	c.told.up, c.told.down = up, down
@@ -197,7 +203,7 @@ func (c *connection) finish(err error) {
 
 // bytes are what the pod sent and received.
 func (c *connection) bytes(direction string) (sent, received uint64) {
-	if sent, received = c.down.Load(), c.up.Load(); direction == outbound {
+	if sent, received = c.moved.down.Load(), c.moved.up.Load(); direction == outbound {
 		sent, received = received, sent
 	}
 	return sent, received
@@ -282,7 +288,7 @@ func (c *connection) info() ConnectionInfo {
 	i := ConnectionInfo{ID: c.id, Direction: f.direction, Src: f.src, Dst: f.dst, Target: f.target, Protocol: "TCP", Reason: f.reason,
 		Open: c.proxy.cfg.Now().Sub(c.started), Bound: c.series != nil}
 	i.Sent, i.Received = c.bytes(f.direction)
-	if f.mutual {
+	if f.authority != "" {
 		i.Protocol = "HBONE"
 	}
 	if i.Peer = f.destinationID.String(); f.direction == inbound {

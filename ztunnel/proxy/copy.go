@@ -39,17 +39,17 @@ func (s streamSide) abort()   { s.Reset(hbone.CodeConnect) }
 func (s streamSide) orderly() {}
 
 // relay carries both directions until both ended in order, or one broke: then both sides are aborted, so
-// that neither application takes a broken connection for a finished one. up counts client to server.
-func relay(client, server side, up, down *atomic.Uint64) error {
+// that neither application takes a broken connection for a finished one.
+func relay(client, server side, m *moved) error {
 	if s, ok := client.(streamSide); ok {
-		s.Count(down, up)
+		s.Count(&m.down, &m.up)
 	}
 	if s, ok := server.(streamSide); ok {
-		s.Count(up, down)
+		s.Count(&m.up, &m.down)
 	}
 	answered := make(chan error, 1)
-	go copyServerToClient(client, server, down, answered)
-	err := copyClientToServer(server, client, up)
+	go copyServerToClient(client, server, &m.down, answered)
+	err := copyClientToServer(server, client, &m.up)
 	if other := <-answered; err == nil {
 		err = other
 	}

@@ -31,6 +31,10 @@ type tunnel struct {
 
 // serveTunnel terminates one HBONE connection. Each of its streams is a connection of its own.
 func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
+	if p.witnesses.claim(stay, pd.uid, conn) {
+		<-pd.handshakes
+		return
+	}
 	t := &tunnel{life: stay, pod: pd, conn: conn}
 	rc, err := p.handshake(t)
 	<-pd.handshakes
@@ -119,12 +123,7 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 
 func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 	req, peer := s.Request(), t.conn.RemoteAddrPort()
-	var in route.Inbound
-	var local *mesh.Workload
-	err := c.admitted(func() (src netip.Addr, dst netip.AddrPort, err error) {
-		in, local, err = c.admit(t, req.Authority)
-		return peer.Addr(), in.Target, err
-	})
+	in, local, err := c.admit(t.peer, peer, t.conn.LocalAddrPort(), req.Authority)
 	if err != nil {
 		return err
 	}
@@ -142,17 +141,26 @@ func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
 	client := streamSide{stream}
 	c.attach(0, client)
 	c.established()
-	return relay(client, app, &c.up, &c.down)
+	return relay(client, app, c.moved)
 }
 
-// admit checks the authority and policy of a request, and waits for what the snapshot lacks. Nothing was read
-// from the stream yet.
-func (c *connection) admit(t *tunnel, authority string) (in route.Inbound, local *mesh.Workload, err error) {
-	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
+// admit lets in, or not, what the identity peer asks for from src, by a tunnel to dst of this pod. Policy may end it
+// from then on.
+func (c *connection) admit(peer mesh.Identity, src, dst netip.AddrPort, authority string) (in route.Inbound, local *mesh.Workload, err error) {
+	err = c.admitted(func() (netip.Addr, netip.AddrPort, error) {
+		in, local, err = c.ask(peer, src, dst, authority)
+		return src.Addr(), in.Target, err
+	})
+	return in, local, err
+}
+
+// ask checks the authority and policy of a request, and waits for what the snapshot lacks. No byte of the
+// application was read yet.
+func (c *connection) ask(peer mesh.Identity, src, dst netip.AddrPort, authority string) (in route.Inbound, local *mesh.Workload, err error) {
 	var d admit.Decision
 	err = c.proxy.await(c.ctx, func(snap *mesh.Snapshot, last bool) bool {
 		local = c.pod.workload(snap, func() *mesh.Workload { return snap.WorkloadByAddr(dst.Addr()) })
-		if d = admit.Stream(snap, &c.proxy.policies, local, t.peer, src.Addr(), dst.Addr(), authority); last {
+		if d = admit.Stream(snap, &c.proxy.policies, local, peer, src.Addr(), dst.Addr(), authority); last {
 			d = d.Expired()
 		}
 		c.learn(func(f *facts) {
@@ -168,9 +176,9 @@ func (c *connection) admit(t *tunnel, authority string) (in route.Inbound, local
 	switch {
 	case err != nil:
 	case errors.As(d.Bad, &bad):
-		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", t.peer, src, bad)}, bad.Status}
+		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", peer, src, bad)}, bad.Status}
 	case d.Action != route.Tunnel:
-		err = fail(d.Reason, "%s from %s: %s", t.peer, src, d.Reason.Text())
+		err = fail(d.Reason, "%s from %s: %s", peer, src, d.Reason.Text())
 	}
 	return d.Inbound, local, err
 }

@@ -5,6 +5,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/netip"
 	"strings"
 
@@ -45,6 +46,11 @@ func (c *connection) carryOutbound(app *inpod.Conn) error {
 	})
 	switch d.Action {
 	case route.Tunnel:
+		if there := c.proxy.local(d); there != nil {
+			if err := c.carryInside(app, source, d, there); !errors.Is(err, errElsewhere) {
+				return err
+			}
+		}
 		return c.tunnelOutbound(app, source, d)
 	case route.Passthrough:
 		return c.passOutbound(app, d)
@@ -90,7 +96,7 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	peer := p.proven(s, d)
 	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, peer })
 	c.established()
-	return relay(tcpSide{app}, far, &c.up, &c.down)
+	return relay(tcpSide{app}, far, c.moved)
 }
 
 // proven is who the far end proved to be. Where the service has further names that need not be who its workload is;
@@ -147,7 +153,7 @@ func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) error {
 		return err
 	}
 	c.established()
-	return relay(tcpSide{app}, far, &c.up, &c.down)
+	return relay(tcpSide{app}, far, c.moved)
 }
 
 // dialApplication connects from the pod's network and attaches the connection as the far side.

@@ -34,7 +34,7 @@ func (c *connection) carryPlaintext(client *inpod.Conn) error {
 		return err
 	}
 	c.established()
-	return relay(tcpSide{client}, app, &c.up, &c.down)
+	return relay(tcpSide{client}, app, c.moved)
 }
 
 // admitPlaintext evaluates policy first, for STRICT refuses at once, then whether plaintext may come from there.

@@ -185,6 +185,7 @@ func (p *Proxy) settle(leaving context.Context, pd *pod, why error) bool {
 	}
 	p.mu.Unlock()
 	p.pool.ClosePod(pd.uid)
+	p.witnesses.closePod(pd.uid)
 	old.end(why)
 	p.log.Info("pod out of the mesh", "pod", pd.uid, "announced", known)
 	return true

@@ -38,6 +38,7 @@ type Identities interface {
 	ClientConfig(ctx context.Context, source mesh.Identity, expected []string) (*tls.Config, error)
 	ServerConfig(ctx context.Context, own mesh.Identity) (*tls.Config, error)
 	Peer(tls.ConnectionState) (mesh.Identity, error)
+	Mutual(ctx context.Context, client, server mesh.Identity, expected []string) error
 }
 
 // Config of a Proxy. Store, Sockets, Identities and Metrics are required.
@@ -74,6 +75,11 @@ type Config struct {
 	originalDestination func(*inpod.Conn) (netip.AddrPort, error)
 	// needWait is route.NeedWait, except in tests.
 	needWait time.Duration
+	// witnessIdle is how long a witness stands that no connection needs; default 30 s.
+	witnessIdle time.Duration
+	// claimWait is how long a witness may take from its connect to this process's accept; default 2 s. One that did
+	// not arrive has its pair go by HBONE for elsewhere; default 10 s.
+	claimWait, elsewhere time.Duration
 }
 
 const (
@@ -90,6 +96,8 @@ type Proxy struct {
 	pool *hbone.Pool
 
 	policies authz.Evaluator
+
+	witnesses *witnesses
 
 	life context.Context // ends with the last connection's right to live
 	end  context.CancelCauseFunc
@@ -115,6 +123,9 @@ func New(cfg Config) *Proxy {
 	cfg.PodHandshakes = cmp.Or(cfg.PodHandshakes, 1024)
 	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second)
 	cfg.needWait = cmp.Or(cfg.needWait, route.NeedWait)
+	cfg.witnessIdle = cmp.Or(cfg.witnessIdle, 30*time.Second)
+	cfg.claimWait = cmp.Or(cfg.claimWait, 2*time.Second)
+	cfg.elsewhere = cmp.Or(cfg.elsewhere, 10*time.Second)
 	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -127,6 +138,7 @@ func New(cfg Config) *Proxy {
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}}
 	p.life, p.end = context.WithCancelCause(context.Background())
+	p.witnesses = newWitnesses(p)
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget})
 	cfg.Metrics.BeforeCollect(p.tell)
 	return p
@@ -181,6 +193,7 @@ func (p *Proxy) drain() {
 	}
 	p.end(errLeft)
 	p.pool.CloseAll()
+	p.witnesses.closeAll()
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()

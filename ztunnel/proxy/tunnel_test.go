@@ -124,7 +124,7 @@ func TestTunnelIPv6AndService(t *testing.T) {
 		Addresses: []netip.Addr{netip.MustParseAddr("fd00:96::1")}, Ports: []mesh.ServicePort{{Port: 80}}}})
 	m.echo("[fd00::2]:8080")
 	roundTrip(t, client.dial("[fd00:96::1]:80"), "six")
-	m.near.logged(map[string]any{"reason": "SAME_NODE", "dst.service": "web.shop.svc.cluster.local", "dst.hbone_addr": "[fd00::2]:8080"})
+	m.near.logged(map[string]any{"reason": "SAME_NODE", "direction": "outbound", "dst.service": "web.shop.svc.cluster.local", "dst.addr": "[fd00::2]:8080"})
 }
 
 func TestServiceWhoseEndpointIsTheClient(t *testing.T) {

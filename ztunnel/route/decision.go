@@ -73,6 +73,13 @@ type Decision struct {
 	Workload *mesh.Workload
 }
 
+// InProcess reports whether both ends are pods of the deciding node, and c does not want TLS between these: a ztunnel
+// that serves both need not leave its process. A waypoint is no such end.
+func (d Decision) InProcess(c *mesh.Config) bool {
+	return d.Action == Tunnel && d.Reason == reason.SameNode && !c.SameNodeTLS &&
+		(d.Service == nil || d.Service.Waypoint.IsZero())
+}
+
 // Expired is the decision once waiting for Need took NeedWait.
 func (d Decision) Expired() Decision {
 	d.Action = Refuse

@@ -184,3 +184,25 @@ func TestRandomEndpoint(t *testing.T) {
 		t.Errorf("200 connections went to %v, want both endpoints", seen)
 	}
 }
+
+// TestInProcess: only what goes to a pod of the deciding node may stay in its process, unless the mesh wants TLS there.
+func TestInProcess(t *testing.T) {
+	inside := Decision{Action: Tunnel, Reason: reason.SameNode}
+	for _, tt := range []struct {
+		name   string
+		change func(*Decision, *mesh.Config)
+		want   bool
+	}{
+		{"a pod of this node", func(*Decision, *mesh.Config) {}, true},
+		{"by a service", func(d *Decision, _ *mesh.Config) { d.Service = &mesh.Service{} }, true},
+		{"a pod of another node", func(d *Decision, _ *mesh.Config) { d.Reason = reason.Tunnel }, false},
+		{"refused", func(d *Decision, _ *mesh.Config) { d.Action = Refuse }, false},
+		{"a waypoint", func(d *Decision, _ *mesh.Config) { d.Service = &mesh.Service{Waypoint: svcName("wp")} }, false},
+		{"TLS wanted", func(_ *Decision, c *mesh.Config) { c.SameNodeTLS = true }, false},
+	} {
+		d, c := inside, mesh.Config{}
+		if tt.change(&d, &c); d.InProcess(&c) != tt.want {
+			t.Errorf("%s: in process %v, want %v", tt.name, !tt.want, tt.want)
+		}
+	}
+}

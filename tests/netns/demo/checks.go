@@ -107,7 +107,7 @@ func checkInside(r *report, p *part, x expected) {
 			e.Connections == x.times && e.SourceID == spiffe(x.client) && e.DestID == spiffe(x.server) && e.Error == "")
 	}
 	r.check("the client's ztunnel decided "+how+" for "+what, out.Reason == how)
-	r.check("the server's ztunnel took "+what+" from a tunnel", in.Reason == "TUNNEL")
+	r.check("the server's ztunnel took "+what+" as "+how, in.Reason == how)
 	r.check("both ends counted the same bytes from "+what, in.BytesIn == out.BytesOut && in.BytesOut == out.BytesIn && in.BytesIn > 0)
 	r.check("the metrics call all connections from "+what+" mutual TLS",
 		p.closed(x.client, x.server, "mutual_tls") == float64(x.times) && p.closed(x.client, x.server, "unknown") == 0)

@@ -49,7 +49,7 @@ func shopLog(welcome bool) (log []entry, metrics []sample) {
 		}
 		e := entry{Source: x.client, Destination: x.server, SourceID: spiffe(x.client), DestID: spiffe(x.server), Connections: x.times}
 		in, out := e, e
-		in.Direction, in.Reason, in.BytesIn, in.BytesOut = "inbound", "TUNNEL", 10, 20
+		in.Direction, in.Reason, in.BytesIn, in.BytesOut = "inbound", how, 10, 20
 		out.Direction, out.Reason, out.BytesIn, out.BytesOut = "outbound", how, 20, 10
 		log = append(log, in, out)
 		metrics = append(metrics, sample{Name: "istio_tcp_connections_closed_total", Value: float64(x.times), Labels: map[string]string{

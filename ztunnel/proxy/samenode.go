@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/reason"
+	"github.com/warren-mesh/warren/ztunnel/inpod"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/route"
+)
+
+// local returns the pod here that d's connection need not leave this process for, nil where there is none. A name or
+// an address in the snapshot makes no pod local: ZDS and the broker must have given it to this process to serve.
+func (p *Proxy) local(d route.Decision) *pod {
+	if !d.InProcess(p.cfg.Store.Snapshot().Config()) || p.draining.Load() {
+		return nil
+	}
+	pd := p.find(d.Workload.PodUID)
+	if pd == nil {
+		return nil
+	}
+	pd.mu.Lock()
+	defer pd.mu.Unlock()
+	if !pd.known || pd.leaving != nil || !pd.serving[inpod.HBONE] {
+		return nil
+	}
+	return pd
+}
+
+// carryInside carries the connection to a pod that this process serves too. What HBONE would prove is proven and what
+// its far end would judge is judged, by the same functions, but the bytes go from socket to socket. errElsewhere:
+// nothing was done, and only a tunnel can tell who is at the other end.
+func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod) error {
+	p, self, peer := c.proxy, c.pod.self(), there.self()
+	certified, cancel := context.WithTimeout(c.ctx, p.cfg.ConnectTimeout)
+	err := p.cfg.Identities.Mutual(certified, self, peer, d.Expected)
+	cancel()
+	if err != nil {
+		return fail(identityReason(err), "prove %s and %s to each other: %w", self, peer, err)
+	}
+	w, err := p.witnesses.hold(c.ctx, podPair{c.pod.uid, there.uid, d.Upstream}, source.Addresses)
+	if err != nil {
+		return err
+	}
+	defer p.witnesses.release(w)
+	stop := context.AfterFunc(w.standing, func() { c.cancel(context.Cause(w.standing)) })
+	defer stop()
+	_, trace := newTrace()
+	c.learn(func(f *facts) { f.dst, f.trace = d.Target, trace })
+	in, err := p.beginWith(c.moved, there.stayed(), there, metrics.Destination, facts{
+		direction: inbound, src: app.RemoteAddrPort(), dst: d.Target, sourceID: self, destinationID: peer, mutual: true,
+		reason: reason.SameNode, trace: trace,
+	}, tcpSide{app})
+	stopIn := context.AfterFunc(c.ctx, func() { in.cancel(context.Cause(c.ctx)) })
+	if err == nil {
+		err = in.carryFrom(c, app, d.Authority, w)
+	}
+	stopIn()
+	err = in.cause(err)
+	in.finish(err)
+	if err != nil && !c.carries() { // as a tunnel's far end answers, which logs why
+		return fail(reason.PeerRefused, "refused by its own side: %w", err)
+	}
+	return err
+}
+
+// carryFrom is the destination's part: c is the pod's connection, from the client's.
+func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority string, w *witness) error {
+	// The network's word on who comes from where, as a tunnel's far end has it.
+	src, dst := w.far.RemoteAddrPort(), w.far.LocalAddrPort()
+	id := client.pod.self()
+	in, _, err := c.admit(id, src, dst, authority)
+	if err != nil {
+		return err
+	}
+	shown := src
+	if own := app.RemoteAddrPort(); own.Addr() == src.Addr() {
+		shown = own
+	}
+	server, err := c.dialApplication(in.Target, shown)
+	if err != nil {
+		return err
+	}
+	client.attach(1, server)
+	client.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, id, c.pod.self() })
+	c.established()
+	client.established()
+	return relay(tcpSide{app}, server, c.moved)
+}
+
+// stayed is the pod's present stay.
+func (pd *pod) stayed() life {
+	pd.mu.Lock()
+	defer pd.mu.Unlock()
+	return pd.life
+}
+
+// carries reports whether it was established.
+func (c *connection) carries() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.series != nil
+}
+
+// podPair says which connections need the same witness: those of one pod to one address of another.
+type podPair struct {
+	source, destination string // pod uids
+	to                  netip.AddrPort
+}
