@@ -120,9 +120,9 @@ var rules = []rule{
 	},
 	{
 		name:      "gRPC at the edges that need it",
-		except:    []string{"mesh/wds", "ztunnel/identity", "control", "api", "tests"},
+		except:    []string{"mesh/wds", "ztunnel/identity", "ztunnel/tracing", "control", "api", "tests"},
 		forbidden: []string{"google.golang.org/grpc"},
-		reason:    "WDS, the CA and external authorization speak it; elsewhere it would bring its own goroutines, timers and sockets",
+		reason:    "WDS, the CA, external authorization and OpenTelemetry's collectors speak it; elsewhere it would bring its own goroutines, timers and sockets",
 	},
 	{
 		name:      "binaries are built from packages, not from each other's tests",
