@@ -130,7 +130,7 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 		a.sandboxes.dir = filepath.Join(cfg.StateDir, protocol.SandboxesDir)
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newCollector(a.countPods, a.broker.Stats))
+		newCollector(a.countPods, a.publisher.failures, a.broker.Stats))
 	if r, ok := source.(reporter); ok {
 		a.registry.MustRegister(r)
 	}

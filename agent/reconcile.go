@@ -175,11 +175,14 @@ func (a *Agent) countPods() map[string]int {
 }
 
 func (a *Agent) debugPods() []debug.Pod {
+	unpublished, _ := a.publisher.failures()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := make([]debug.Pod, 0, len(a.pods))
 	for uid, t := range a.pods {
-		out = append(out, t.debug(uid))
+		p := t.debug(uid)
+		p.Unpublished = unpublished[uid]
+		out = append(out, p)
 	}
 	return debug.SortPods(out)
 }

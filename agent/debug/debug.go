@@ -33,6 +33,8 @@ type Pod struct {
 	Broker    string    `json:"broker,omitempty"`  // its last word on the pod
 	Ztunnel   string    `json:"ztunnel,omitempty"` // likewise
 	Since     time.Time `json:"since,omitzero"`
+	// Unpublished is why Published could not be written yet.
+	Unpublished string `json:"unpublished,omitempty"`
 }
 
 // Sources are where the pages get what they show. All functions are safe for concurrent use.
