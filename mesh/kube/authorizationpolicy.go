@@ -25,8 +25,8 @@ type authzPolicy struct {
 	standIn  bool              // for one that was refused
 }
 
-// authzPolicyFrom reads an AuthorizationPolicy. partial names what is not applied at L4. Trust domain aliases
-// are no concern of it: a principal is compared as written.
+// authzPolicyFrom reads an AuthorizationPolicy. partial names what is not applied at L4. Principals
+// stay as they are written; withAliases adds what they are in the mesh's other trust domains.
 func authzPolicyFrom(o *istiosecurity.AuthorizationPolicy, root string) (ap *authzPolicy, errs, partial field.ErrorList) {
 	spec := field.NewPath("spec")
 	for _, msg := range validation.IsDNS1123Subdomain(o.Name) {

@@ -64,7 +64,7 @@ func (t *Translator) flushConfig(b *batch) {
 		return
 	}
 	t.dirtyConfig = false
-	if c := t.meshConfig(); !reflect.DeepEqual(c, t.emitted.config) {
+	if c := t.meshConfig(); t.emitted.config == nil || !c.Equal(t.emitted.config) {
 		t.emitted.config = c
 		b.puts = append(b.puts, mesh.PutConfig{Config: c})
 	}
@@ -94,7 +94,7 @@ func (t *Translator) flushAuthz(b *batch) (gone []mesh.Change) {
 	for _, n := range sorted(t.dirtyAuthz) {
 		var p *mesh.Policy
 		if a := t.authz[n]; a != nil {
-			p = a.policy
+			p = t.withAliases(a.policy)
 		}
 		old := t.emitted.authz[n]
 		switch {

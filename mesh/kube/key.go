@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh"
 )
 
@@ -46,6 +47,8 @@ func KeyOf(o runtime.Object) (Key, error) {
 		kind = "ServiceAccount"
 	case *discoveryv1.EndpointSlice:
 		kind = "EndpointSlice"
+	case *v1alpha1.MeshConfig:
+		kind, namespaced = "MeshConfig", false
 	case *istiosecurity.PeerAuthentication:
 		kind = "PeerAuthentication"
 	case *istiosecurity.AuthorizationPolicy:

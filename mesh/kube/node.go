@@ -4,7 +4,6 @@ package kube
 
 import (
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -70,17 +69,14 @@ func (t *Translator) deleteServiceCIDR(k Key) {
 
 // meshConfig gathers what holds for the whole mesh.
 func (t *Translator) meshConfig() *mesh.Config {
-	cidrs := slices.Clone(t.cfg.ClusterCIDRs)
+	c := t.base().Clone()
+	cidrs := c.ClusterCIDRs
 	for _, n := range t.nodes {
 		cidrs = append(cidrs, n.cidrs...)
 	}
 	for _, ps := range t.serviceCIDRs {
 		cidrs = append(cidrs, ps...)
 	}
-	return &mesh.Config{
-		TrustDomain:   t.cfg.TrustDomain,
-		RootNamespace: t.cfg.RootNamespace,
-		ClusterCIDRs:  sortedPrefixes(cidrs),
-		Exceptions:    sortedPrefixes(slices.Clone(t.cfg.Exceptions)),
-	}
+	c.ClusterCIDRs, c.Exceptions = sortedPrefixes(cidrs), sortedPrefixes(c.Exceptions)
+	return c
 }

@@ -131,7 +131,7 @@ func (t *Translator) oldest(namespace string, fits func(*peerAuth) bool) *peerAu
 }
 
 // strict reports whether the namespace's pods take mutual TLS only, unless a PeerAuthentication selects them: its
-// own oldest object decides; none, or UNSET, leaves it to the mesh's.
+// own oldest object decides; none, or UNSET, leaves it to the mesh's, and that to the MeshConfig.
 func (t *Translator) strict(namespace string) bool {
 	for _, ns := range []string{namespace, t.cfg.RootNamespace} {
 		pa := t.oldest(ns, func(pa *peerAuth) bool { return len(pa.selector) == 0 })
@@ -139,5 +139,5 @@ func (t *Translator) strict(namespace string) bool {
 			return pa.mode == modeStrict
 		}
 	}
-	return false
+	return t.base().MTLSStrict
 }

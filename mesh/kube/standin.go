@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh"
 )
 
@@ -24,6 +25,8 @@ func (t *Translator) standIn(k Key, o runtime.Object) {
 		if old := t.authz[k.meshName()]; old == nil || old.standIn {
 			t.setAuthz(k.meshName(), authzStandIn(o, t.cfg.RootNamespace))
 		}
+	case *v1alpha1.MeshConfig:
+		t.refuseMeshConfig(o)
 	case *istiosecurity.PeerAuthentication:
 		if old := t.peerAuths[k.Namespace][k.Name]; old == nil || old.standIn {
 			t.setPeerAuth(k, peerAuthStandIn(o, t.cfg.RootNamespace))
@@ -73,6 +76,10 @@ func Remnant(k Key, j []byte) runtime.Object {
 	_ = json.Unmarshal(j, &o) // what is not there is not there
 	m := metav1.ObjectMeta{Namespace: k.Namespace, Name: k.Name}
 	_ = json.Unmarshal(o.Metadata["creationTimestamp"], &m.CreationTimestamp)
+	if k.Kind == "MeshConfig" {
+		_ = json.Unmarshal(o.Metadata["generation"], &m.Generation)
+		return meshConfigRemnant(m, o.Spec["mtls"])
+	}
 	selector := &typev1beta1.WorkloadSelector{}
 	if s := o.Spec["selector"]; len(strictProto("", s, selector.ProtoReflect().Descriptor())) > 0 || json.Unmarshal(s, selector) != nil {
 		selector = nil

@@ -50,9 +50,12 @@ func (t *Translator) byPort(namespace string, pa *peerAuth) (strict bool, others
 	return strict, others
 }
 
-// peerPolicies are the policies that all PeerAuthentications together become.
+// peerPolicies are the policies that all PeerAuthentications and the MeshConfig together become.
 func (t *Translator) peerPolicies() map[mesh.Name]*mesh.Policy {
 	out := map[mesh.Name]*mesh.Policy{}
+	if t.strict(t.cfg.RootNamespace) { // and with it every namespace that says nothing of its own
+		out[t.strictName()] = strictPolicy(t.strictName(), mesh.Match{})
+	}
 	for ns, pas := range t.peerAuths {
 		if t.strict(ns) {
 			out[t.strictName()] = strictPolicy(t.strictName(), mesh.Match{})

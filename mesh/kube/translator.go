@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh"
 )
 
@@ -51,6 +52,7 @@ type Translator struct {
 	namespaces   map[string]choice
 	nodes        map[string]*node
 	serviceCIDRs map[string][]netip.Prefix
+	settings     settings // of the MeshConfig
 	pods         map[mesh.Name]*pod
 	services     map[mesh.Name]*mesh.Service
 	slices       map[mesh.Name]*slice
@@ -168,7 +170,7 @@ func validName(k Key, o runtime.Object) (errs, partial field.ErrorList) {
 		errs = append(errs, field.Required(meta.Child("name"), ""))
 	}
 	switch o.(type) {
-	case *corev1.Namespace, *corev1.Node, *networkingv1.ServiceCIDR:
+	case *corev1.Namespace, *corev1.Node, *networkingv1.ServiceCIDR, *v1alpha1.MeshConfig:
 	default:
 		if k.Namespace == "" {
 			errs = append(errs, field.Required(meta.Child("namespace"), ""))
@@ -191,6 +193,8 @@ func (t *Translator) put(k Key, o runtime.Object) (errs, partial field.ErrorList
 		return t.putService(k, o)
 	case *discoveryv1.EndpointSlice:
 		return t.putSlice(k, o)
+	case *v1alpha1.MeshConfig:
+		return t.putMeshConfig(k, o)
 	case *istiosecurity.PeerAuthentication:
 		return t.putPeerAuth(k, o)
 	case *istiosecurity.AuthorizationPolicy:
@@ -213,6 +217,8 @@ func (t *Translator) remove(k Key) {
 		t.deleteService(k)
 	case "EndpointSlice":
 		t.deleteSlice(k)
+	case "MeshConfig":
+		t.deleteMeshConfig(k)
 	case "PeerAuthentication":
 		t.deletePeerAuth(k)
 	case "AuthorizationPolicy":
