@@ -15,6 +15,8 @@ import (
 // board is where the kinds' watches put what they learn and Source takes it from, in steps.
 type board struct {
 	now func() time.Time
+	// before is how many objects of a kind an earlier process knew last.
+	before func(kind string) int
 
 	mu      sync.Mutex
 	kinds   []*kindCache
@@ -26,8 +28,8 @@ type board struct {
 	wake    chan struct{} // holds one token when there is something to take
 }
 
-func newBoard(now func() time.Time) *board {
-	b := &board{now: now, wake: make(chan struct{}, 1)}
+func newBoard(now func() time.Time, before func(kind string) int) *board {
+	b := &board{now: now, before: before, wake: make(chan struct{}, 1)}
 	b.away, b.back = context.WithCancel(context.Background())
 	for _, k := range kinds {
 		b.kinds = append(b.kinds, &kindCache{kind: k, board: b, objects: objects{}, problems: map[string][]kube.Problem{}})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh/kube"
@@ -121,6 +122,25 @@ func load(dir string) (map[string]objects, time.Time, error) {
 		return nil, time.Time{}, fmt.Errorf("read snapshot %s: %w", path, err)
 	}
 	return contents, written, nil
+}
+
+// before counts the objects of each kind in the snapshot that an earlier process left; it is read when first asked for.
+func before(dir string) func(kind string) int {
+	counts := sync.OnceValue(func() map[string]int {
+		out := map[string]int{}
+		if dir == "" {
+			return out
+		}
+		contents, _, err := load(dir)
+		if err != nil {
+			return out // none, or none that would be served either
+		}
+		for kind, objects := range contents {
+			out[kind] = len(objects)
+		}
+		return out
+	})
+	return func(kind string) int { return counts()[kind] }
 }
 
 var errDamaged = errors.New("damaged, or of another version")

@@ -77,7 +77,7 @@ func New(client *apiserver.Client, cfg Config) *Source {
 	}
 	return &Source{
 		cfg: cfg, log: cfg.Log, client: client,
-		board:  newBoard(cfg.Objects.Now),
+		board:  newBoard(cfg.Objects.Now, before(cfg.StateDir)),
 		store:  mesh.NewStore(),
 		local:  kube.NewLocalPods(),
 		synced: make(chan struct{}),

@@ -143,7 +143,7 @@ func TestAMissingKindIsNoObstacle(t *testing.T) {
 
 func TestAKindThatStaysAwayIsGone(t *testing.T) {
 	now := time.Unix(1, 0)
-	b := newBoard(func() time.Time { return now })
+	b := newBoard(func() time.Time { return now }, before(""))
 	c := b.kind("AuthorizationPolicy")
 	if err := c.Replace([]any{&unstructured.Unstructured{Object: deny("no", nil)}}, "1"); err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestAKindThatStaysAwayIsGone(t *testing.T) {
 
 // A change of what is not read reaches neither the Translator nor the disk.
 func TestTheSameBytesAreNoEvent(t *testing.T) {
-	b := newBoard(time.Now)
+	b := newBoard(time.Now, before(""))
 	b.live = true
 	c := b.kind("Pod")
 	p := pod("cart-1", "a", 11)

@@ -71,6 +71,29 @@ warren_objects_stale 1
 	}
 }
 
+// A server that starts does not know its CustomResourceDefinitions at once. A process that starts with it must not
+// take that for a cluster without policies, when there were some.
+func TestAKindMissingAtTheStartTakesNoPolicyAway(t *testing.T) {
+	s := kubeapi.Start(t)
+	installPolicies(s)
+	world(s)
+	s.PutMap(authz, deny("no", map[string]any{"namespaces": []any{"x"}}))
+	dir := t.TempDir()
+	first := follow(t, s, keeping(dir, time.Minute))
+	first.synced(t)
+	first.stop()
+
+	s.Uninstall(authz)
+	r := follow(t, s, keeping(dir, 50*time.Millisecond))
+	r.synced(t)
+	if !hasPolicy("no")(r.Store().Snapshot()) || !r.Status().Stale {
+		t.Fatalf("the policy fell away at the first word of its kind's absence: %+v", r.Status())
+	}
+	s.Install(authz, "AuthorizationPolicy")
+	s.PutMap(authz, deny("yes", map[string]any{"namespaces": []any{"x"}}))
+	r.wait(t, "the kind is back", hasPolicy("yes"))
+}
+
 // What an earlier process saw is no evidence: a pod that the snapshot has Ready and not enrolled, and that is
 // enrolled by the time the server is back, was not seen becoming so.
 func TestTheSnapshotIsNoHistory(t *testing.T) {

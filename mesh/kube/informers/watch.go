@@ -30,8 +30,8 @@ const (
 	backoffFirst = 300 * time.Millisecond
 	backoffCap   = 8 * time.Second
 	// absence is how long the server has to keep saying that it has no such kind before objects of it that are
-	// known are given up: a server that is starting may not know its own CustomResourceDefinitions yet, and
-	// policies must not fall away for that.
+	// known, or that an earlier process knew, are given up: a server that is starting may not know its own
+	// CustomResourceDefinitions yet, and policies must not fall away for that.
 	absence = 30 * time.Second
 )
 
@@ -148,10 +148,16 @@ func (c *kindCache) missing(log *slog.Logger) {
 		c.absent = now
 	}
 	c.contact, c.err = now, nil
-	if len(c.objects) > 0 && now.Sub(c.absent) < absence {
-		return
+	known := len(c.objects)
+	if !c.synced {
+		known = max(known, c.board.before(c.kind.name))
 	}
-	if !c.synced || len(c.objects) > 0 {
+	switch {
+	case known > 0 && now.Sub(c.absent) < absence:
+		return
+	case known > 0:
+		log.Warn("the server has had no such kind for a while: its objects are no longer in force", "kind", c.kind.name, "resource", c.kind.resource.String(), "objects", known)
+	case !c.synced:
 		log.Info("the server has no such kind, looking again from time to time", "kind", c.kind.name, "resource", c.kind.resource.String())
 	}
 	c.replace(objects{})

@@ -25,7 +25,7 @@ func TestPausesEndEarly(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBoard(time.Now)
+			b := newBoard(time.Now, before(""))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			p := pausing{WithTicker: clock.RealClock{}, ctx: ctx, board: b}
@@ -57,7 +57,7 @@ func TestPausesEndEarly(t *testing.T) {
 func TestAnErrorIsLoggedOnce(t *testing.T) {
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	c := newBoard(time.Now).kinds[0]
+	c := newBoard(time.Now, before("")).kinds[0]
 	for i := range 3 {
 		c.answered(t.Context(), &url.Error{Op: "Get", URL: strings.Repeat("x", i), Err: errors.New("refused")}, log)
 	}
