@@ -3,18 +3,21 @@
 package accesslog
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
 )
 
@@ -53,6 +56,96 @@ func TestJSON(t *testing.T) {
 		if got[k] != v {
 			t.Errorf("%s: got %v, want %v", k, got[k], v)
 		}
+	}
+}
+
+// TestEarlyFailure: what failed before it was a connection has ambient's words for it.
+func TestEarlyFailure(t *testing.T) {
+	r := sample()
+	r.Early, r.Err = true, errors.New("no certificate")
+	if got := string(Text(nil, r)); !strings.Contains(got, " warn access connection failed src.addr=") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestConfigure: the mesh's configuration says which connections have a line and how it is written, and changes it at
+// once.
+func TestConfigure(t *testing.T) {
+	good, bad, opened := sample(), sample(), sample()
+	bad.Err, opened.Opened = errors.New("broken"), true
+	for _, tt := range []struct {
+		name   string
+		config mesh.AccessLog
+		lines  int
+		json   bool
+	}{
+		{"as the flag says", mesh.AccessLog{}, 3, false},
+		{"all, JSON", mesh.AccessLog{Format: mesh.AccessLogJSON}, 3, true},
+		{"errors", mesh.AccessLog{Mode: mesh.AccessLogErrors, Format: mesh.AccessLogText}, 1, false},
+		{"off", mesh.AccessLog{Mode: mesh.AccessLogOff, Format: mesh.AccessLogJSON}, 0, false},
+	} {
+		var out bytes.Buffer
+		w := New(&out, Text)
+		w.Configure(tt.config)
+		for _, r := range []*Record{good, bad, opened} {
+			w.Write(r)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = w.Run(ctx)
+		if n := strings.Count(out.String(), "\n"); n != tt.lines || strings.HasPrefix(out.String(), "{") != tt.json {
+			t.Errorf("%s: got %s", tt.name, out.String())
+		}
+		if w.Wants(nil) != (tt.lines == 3) || w.Wants(bad.Err) != (tt.lines > 0) {
+			t.Errorf("%s: wants lines it does not write", tt.name)
+		}
+	}
+	if (*Writer)(nil).Wants(nil) {
+		t.Error("no writer wants a line")
+	}
+}
+
+// TestBlockedPipe: a reader of the log that stops reading holds up nobody: writing goes on, what is lost is counted, and
+// the reader finds whole lines when it goes on.
+func TestBlockedPipe(t *testing.T) {
+	r, sink, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w := New(sink, JSON)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	const n = 5 * QueueLength
+	began := time.Now()
+	for range n {
+		w.Write(sample())
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("%d lines to a pipe that nobody reads took %v", n, took)
+	}
+	lost := w.Dropped()
+	if lost == 0 {
+		t.Error("nothing was dropped")
+	}
+	read := make(chan int)
+	go func() {
+		lines := 0
+		for s := bufio.NewScanner(r); s.Scan(); lines++ {
+			if !json.Valid(s.Bytes()) {
+				t.Errorf("half a line: %s", s.Text())
+			}
+		}
+		read <- lines
+	}()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	sink.Close()
+	if got := <-read; uint64(got)+lost != n {
+		t.Errorf("%d lines read and %d lost of %d", got, lost, n)
 	}
 }
 

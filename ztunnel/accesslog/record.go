@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package accesslog writes one line per finished connection, and where it is asked to one for each that is opened, as
-// text or JSON, with the keys of ambient's access log and Warren's reason. Writing never blocks the data path: what a full queue can't take is
-// dropped and counted.
+// text or JSON, with the keys of ambient's access log and Warren's reason. Which connections have a line and how it is
+// written can change while it runs. Writing never blocks the data path: what a full queue can't take is dropped and
+// counted.
 package accesslog
 
 import (
@@ -26,9 +27,11 @@ type Peer struct {
 type Record struct {
 	// Opened: bytes may flow from now on; Sent, Received, Duration and Err have no meaning yet and are left out.
 	Opened bool
-	Time   time.Time
-	Src    Peer
-	Dst    Peer
+	// Early: it failed before anybody said what it was for, in the handshake of a tunnel.
+	Early bool
+	Time  time.Time
+	Src   Peer
+	Dst   Peer
 	// HBONEAddr is the target named in CONNECT, where the connection was tunnelled.
 	HBONEAddr string
 	// Service is the host name of the service the client addressed.
@@ -90,6 +93,8 @@ func (r *Record) headline() (level, message string) {
 	switch {
 	case r.Opened:
 		return "debug", "connection opened"
+	case r.Early:
+		return "warn", "connection failed"
 	case r.Err != nil:
 		return "error", "connection complete"
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warren-mesh/warren/mesh"
 )
 
 // QueueLength is how many lines wait for a slow sink before more are dropped.
@@ -19,7 +21,8 @@ const lastWords = 2 * time.Second
 
 // Writer hands lines to a sink through a bounded queue. Safe for concurrent use.
 type Writer struct {
-	format  Format
+	format  Format // where the mesh's configuration names none
+	now     atomic.Pointer[setting]
 	sink    io.Writer
 	queue   chan *[]byte
 	lines   sync.Pool
@@ -27,20 +30,55 @@ type Writer struct {
 	last    time.Duration // lastWords, except in tests
 }
 
-// New returns a writer; it writes while Run runs.
+// setting is what the mesh's configuration says.
+type setting struct {
+	mode   mesh.AccessLogMode
+	format Format
+}
+
+// New returns a writer of a line for every connection, in that format until Configure says otherwise; it writes while
+// Run runs.
 func New(sink io.Writer, format Format) *Writer {
 	w := &Writer{format: format, sink: sink, queue: make(chan *[]byte, QueueLength), last: lastWords}
+	w.Configure(mesh.AccessLog{})
 	w.lines.New = func() any { b := make([]byte, 0, 512); return &b }
 	return w
 }
 
-// Write queues r's line. It never blocks; a full queue drops the line.
-func (w *Writer) Write(r *Record) {
+// Configure says which connections have a line from now on, and how it is written.
+func (w *Writer) Configure(c mesh.AccessLog) {
+	s := &setting{c.Mode, w.format}
+	switch c.Format {
+	case mesh.AccessLogText:
+		s.format = Text
+	case mesh.AccessLogJSON:
+		s.format = JSON
+	}
+	w.now.Store(s)
+}
+
+// Wants reports whether a connection that ended by err has a line; nil is a connection that ended in order, or one
+// that was opened.
+func (w *Writer) Wants(err error) bool {
 	if w == nil {
+		return false
+	}
+	switch w.now.Load().mode {
+	case mesh.AccessLogOff:
+		return false
+	case mesh.AccessLogErrors:
+		return err != nil
+	}
+	return true
+}
+
+// Write queues r's line, if it is to have one. It never blocks; a full queue drops the line.
+func (w *Writer) Write(r *Record) {
+	if !w.Wants(r.Err) {
 		return
 	}
 	b := w.lines.Get().(*[]byte)
-	*b = w.format((*b)[:0], r)
+	*b = w.now.Load().format((*b)[:0], r)
 	select {
 	case w.queue <- b:
 	default:
