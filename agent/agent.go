@@ -133,6 +133,7 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 		newCollector(a.countPods, a.publisher.failures, a.broker.Stats))
 	if r, ok := source.(reporter); ok {
 		a.registry.MustRegister(r)
+		a.ready.Why(taskObjects, func() string { return r.Status().Waiting() })
 	}
 	return a, nil
 }

@@ -2,7 +2,10 @@
 
 package kube
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // SourceStatus is how fresh what a source of objects gives is.
 type SourceStatus struct {
@@ -24,4 +27,19 @@ type KindStatus struct {
 	// Contact is when the server last said anything about it, Error why it does not now.
 	Contact time.Time `json:"contact,omitzero"`
 	Error   string    `json:"error,omitempty"`
+}
+
+// Waiting names the kinds that have not been read yet, and why, for people to read; "" when all have.
+func (s SourceStatus) Waiting() string {
+	var out []string
+	for _, k := range s.Kinds {
+		switch {
+		case k.Synced:
+		case k.Error != "":
+			out = append(out, k.Kind+": "+k.Error)
+		default:
+			out = append(out, k.Kind)
+		}
+	}
+	return strings.Join(out, "; ")
 }

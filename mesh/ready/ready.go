@@ -16,6 +16,7 @@ import (
 type Ready struct {
 	mu      sync.Mutex
 	pending map[string]bool // by task; false once done
+	why     map[string]func() string
 }
 
 // New returns a set in which every task is pending. Without tasks it is ready at once.
@@ -32,6 +33,17 @@ func (r *Ready) Done(task string) { r.set(task, false) }
 
 // Undo makes a task pending again: the process stopped being able to serve.
 func (r *Ready) Undo(task string) { r.set(task, true) }
+
+// Why has the page say what a pending task waits for: what the function returns, "" for nothing to say. It is called at
+// each look, from any goroutine.
+func (r *Ready) Why(task string, why func() string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.why == nil {
+		r.why = map[string]func() string{}
+	}
+	r.why[task] = why
+}
 
 func (r *Ready) set(task string, pending bool) {
 	r.mu.Lock()
@@ -55,11 +67,26 @@ func (r *Ready) Pending() []string {
 	return out
 }
 
-// ServeHTTP answers 200 "ready", or 500 "not ready, pending: a, b".
+// ServeHTTP answers 200 "ready", or 500 "not ready, pending: a, b (what b waits for)".
 func (r *Ready) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	if p := r.Pending(); len(p) > 0 {
+		for i, task := range p {
+			if why := r.because(task); why != "" {
+				p[i] += " (" + why + ")"
+			}
+		}
 		http.Error(w, "not ready, pending: "+strings.Join(p, ", "), http.StatusInternalServerError)
 		return
 	}
 	fmt.Fprintln(w, "ready")
+}
+
+func (r *Ready) because(task string) string {
+	r.mu.Lock()
+	why := r.why[task]
+	r.mu.Unlock()
+	if why == nil {
+		return ""
+	}
+	return why()
 }

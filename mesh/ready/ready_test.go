@@ -24,6 +24,10 @@ func TestReadyListsPendingTasksUntilAllAreDone(t *testing.T) {
 		t.Fatalf("after: %d %q", code, body)
 	}
 	r.Undo("sync")
+	r.Why("sync", func() string { return "pods: forbidden" })
+	if body, _ = get(r); strings.TrimSpace(body) != "not ready, pending: sync (pods: forbidden)" {
+		t.Fatalf("with a cause: %q", body)
+	}
 	if _, code = get(r); code != 500 {
 		t.Fatalf("undone task still ready: %d", code)
 	}

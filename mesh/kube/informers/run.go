@@ -76,18 +76,22 @@ func (s *Source) step() {
 // serveStale serves the snapshot on disk while the API server is away. It is read by a translator of its own:
 // what an earlier process saw is no part of what this one sees happen.
 func (s *Source) serveStale() {
-	if s.translator != nil || s.cfg.StateDir == "" {
+	if s.translator != nil {
+		return
+	}
+	if s.cfg.StateDir == "" {
+		s.log.Warn("the API server does not give everything", "waiting", s.Status().Waiting())
 		return
 	}
 	kept, written, err := load(s.cfg.StateDir)
 	if err != nil {
-		s.log.Warn("no snapshot to serve while the API server is away", "err", err)
+		s.log.Warn("no snapshot to serve while the API server does not give everything", "err", err, "waiting", s.Status().Waiting())
 		return
 	}
 	t := kube.NewTranslator(s.cfg.Objects)
 	evs, problems := eventsOf(kept)
 	t.Apply(evs)
-	s.log.Warn("the API server is away: serving the last snapshot; pods enrolled since are not captured", "written", written)
+	s.log.Warn("the API server does not give everything: serving the last snapshot; pods enrolled since are not captured", "written", written, "waiting", s.Status().Waiting())
 	s.mu.Lock()
 	s.written = written
 	s.mu.Unlock()

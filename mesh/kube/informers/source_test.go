@@ -5,8 +5,10 @@ package informers
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +140,29 @@ func TestAMissingKindIsNoObstacle(t *testing.T) {
 	r.wait(t, "a later step", func(m *mesh.Snapshot) bool { return m.WorkloadByPod("uid-cart-9") != nil })
 	if !hasPolicy("no")(r.Store().Snapshot()) {
 		t.Error("the policy fell away at the first word of its kind's absence")
+	}
+}
+
+// A kind that may not be read holds everything up: without it the mesh would be another. Who looks finds which, and why.
+func TestAForbiddenKindIsNamed(t *testing.T) {
+	s := kubeapi.Start(t)
+	world(s)
+	s.Handle("/api/v1/services", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"services is forbidden: no RBAC policy matched"}`))
+	})
+	r := follow(t, s, func(c *Config) { c.Patience = 50 * time.Millisecond })
+	const want = "Service: services is forbidden: no RBAC policy matched"
+	eventually(t, "the kind and the cause are named", func() bool { return r.Status().Waiting() == want })
+	eventually(t, "in the log as well", func() bool { return strings.Contains(r.log.String(), `waiting="`+want) })
+	if r.Status().Synced {
+		t.Error("called synced without the Services")
+	}
+	s.Handle("/api/v1/services", nil)
+	r.synced(t)
+	if got := r.Status().Waiting(); got != "" {
+		t.Errorf("waiting for %q", got)
 	}
 }
 
