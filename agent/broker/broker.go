@@ -198,7 +198,7 @@ func newBroker(cfg Config, gen string) (*Broker, error) {
 	cfg.Log.Info("kernel programs loaded", "cgroup", groups.pods)
 	return &Broker{
 		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, greetWait: greetWait, host: host, started: time.Now(),
-		finder: &finder{cgroups: groups, proc: cfg.proc, host: host},
+		finder: &finder{cgroups: groups, proc: cfg.Proc, host: host},
 		spaces: newSpaces(cfg.CreditRate, cfg.CreditBurst),
 		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{}, appeared: make(chan struct{}, 1),
 		pods: map[string]*pod{}, agents: map[*agentConn]bool{}, ztunnels: map[*ztunnel]bool{},

@@ -112,7 +112,7 @@ func (b *Broker) setSysctls(p *pod) {
 	if len(p.sysctls) == len(sysctls) {
 		return
 	}
-	if err := p.place.ns.do(func() error { return changeSysctls(b.cfg.proc, p.sysctls) }); err != nil {
+	if err := p.place.ns.do(func() error { return changeSysctls(b.cfg.Proc, p.sysctls) }); err != nil {
 		// The pod works: up to about 470 connections per second, with the usual range of source ports.
 		b.log.Warn("change sysctls of pod", "uid", p.want.UID, "err", err)
 	}

@@ -107,8 +107,24 @@ func (c cgroups) pod(uid string) (string, error) {
 	return found, nil
 }
 
-// pids lists the processes of a control group and those below it. A threaded group, which whoever owns the container's
-// part of the tree may make, refuses to name its own: they stand in the list of the group above that is not threaded.
+// ownPIDs lists the processes of one control group. A threaded group, which whoever owns the container's part of the
+// tree may make, refuses to name its own: they stand in the list of the group above that is not threaded.
+func ownPIDs(dir string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, err
+	}
+	var out []int
+	for _, w := range strings.Fields(string(b)) {
+		// 0 is a process that this pid namespace does not show.
+		if pid, err := strconv.Atoi(w); err == nil && pid > 0 {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// pids lists the processes of a control group and those below it.
 func pids(dir string) ([]int, error) {
 	var out []int
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -118,16 +134,11 @@ func pids(dir string) ([]int, error) {
 			}
 			return err
 		}
-		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+		own, err := ownPIDs(path)
+		if err != nil {
 			return err
 		}
-		for _, w := range strings.Fields(string(b)) {
-			// 0 is a process that this pid namespace does not show.
-			if pid, err := strconv.Atoi(w); err == nil && pid > 0 {
-				out = append(out, pid)
-			}
-		}
+		out = append(out, own...)
 		return nil
 	})
 	slices.Sort(out) // the sandbox's own process is usually the eldest

@@ -14,10 +14,11 @@ import (
 type Config struct {
 	RunDir        string            // of the unix sockets; default /run/warren
 	StateDir      string            // of the desired captures; default RunDir/broker
-	HostNetns     string            // the host's network namespace; default /proc/1/ns/net
+	Proc          string            // procfs of the host, with /proc/sys/net writable; default /proc
+	HostNetns     string            // the host's network namespace; default Proc/1/ns/net
 	CgroupRoot    string            // default /sys/fs/cgroup
 	BPFFS         string            // a mounted bpffs; default /sys/fs/bpf
-	KubeletCgroup string            // whose connections are probes; "" for none
+	KubeletCgroup string            // whose connections are probes; KubeletAuto finds it, "" for none
 	Files         map[string]string // what ztunnel may read: path by name
 	Drain         time.Duration     // how long live tunnels of an un-enrolled pod may last; default 25 s
 	Log           *slog.Logger      // default slog.Default()
@@ -30,7 +31,6 @@ type Config struct {
 	CreditRate, CreditBurst int
 
 	load func(Config, cgroups) (datapath, error) // in place of the kernel programs, in tests
-	proc string                                  // procfs; default /proc
 }
 
 func (c Config) withDefaults() Config {
@@ -46,10 +46,10 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.RunDir, "/run/warren")
 	def(&c.StateDir, c.RunDir+"/broker")
-	def(&c.HostNetns, "/proc/1/ns/net")
+	def(&c.Proc, "/proc")
+	def(&c.HostNetns, c.Proc+"/1/ns/net")
 	def(&c.CgroupRoot, "/sys/fs/cgroup")
 	def(&c.BPFFS, "/sys/fs/bpf")
-	def(&c.proc, "/proc")
 	num(&c.CreditRate, creditRate)
 	num(&c.CreditBurst, creditBurst)
 	if c.Drain == 0 {

@@ -19,9 +19,19 @@ var _ datapath = kernel{}
 
 // loadDatapath attaches the programs at the pods' cgroup, or takes over those of an earlier process.
 func loadDatapath(cfg Config, groups cgroups) (datapath, error) {
-	probe, err := probeCgroup(cfg.KubeletCgroup, groups)
+	kubelet := cfg.KubeletCgroup
+	if kubelet == KubeletAuto {
+		var err error
+		if kubelet, err = kubeletCgroup(cfg, groups); err != nil {
+			cfg.Log.Warn("kubelet's probes are connections like any other, which STRICT refuses: name its cgroup", "err", err)
+		}
+	}
+	probe, err := probeCgroup(kubelet, groups)
 	if err != nil {
 		return nil, err
+	}
+	if probe != "" {
+		cfg.Log.Info("connections of the kubelet to pods are probes", "cgroup", probe)
 	}
 	d, err := bpf.Load(bpf.Config{BPFFS: cfg.BPFFS, Cgroup: groups.pods, ProbeCgroup: probe, Log: cfg.Log})
 	if err != nil {

@@ -57,7 +57,7 @@ func (b *Broker) openOwnSpace(z *ztunnel) {
 	if z.pidfd < 0 {
 		return
 	}
-	f, err := os.Open(filepath.Join(b.cfg.proc, strconv.Itoa(int(z.peer.Pid)), "ns/net"))
+	f, err := os.Open(filepath.Join(b.cfg.Proc, strconv.Itoa(int(z.peer.Pid)), "ns/net"))
 	if err == nil {
 		// Still the process that listened, so that was its namespace.
 		err = os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(z.pidfd, 0, nil, 0))

@@ -28,10 +28,11 @@ func run(args []string) error {
 	cfg := broker.Config{Files: map[string]string{}, ZtunnelUID: wire.ZtunnelUID, RunDirGID: wire.ZtunnelUID}
 	fs.StringVar(&cfg.RunDir, "run-dir", "/run/warren", "directory of the unix sockets shared with agent and ztunnel")
 	fs.StringVar(&cfg.StateDir, "state-dir", "", "directory of the desired captures (default RUN-DIR/broker)")
-	fs.StringVar(&cfg.HostNetns, "host-netns", "/proc/1/ns/net", "the host's network namespace")
+	fs.StringVar(&cfg.Proc, "proc", "/proc", "procfs of the host; a container's own has /proc/sys read-only, which capture writes to")
+	fs.StringVar(&cfg.HostNetns, "host-netns", "", "the host's network namespace (default PROC/1/ns/net)")
 	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the cgroup2 hierarchy, or the node's part of it, is mounted")
 	fs.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "a mounted bpffs, this node's alone")
-	fs.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", "", "kubelet's own cgroup: its connections to pods are probes and not captured")
+	fs.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", broker.KubeletAuto, "kubelet's own cgroup: its connections to pods are probes and not captured; auto finds it, empty is none")
 	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live tunnels may last")
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.Func("file", "`NAME=PATH` of a file ztunnel may read (token, roots); repeatable", func(v string) error {
