@@ -26,6 +26,12 @@ const (
 	DefaultDeadline = 15 * time.Second
 )
 
+// SpecVersions are the versions of the CNI specification that the plugin speaks, oldest first. The first is that of a
+// configuration that names none.
+func SpecVersions() []string {
+	return []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+}
+
 // Op is what the plugin wants.
 type Op string
 

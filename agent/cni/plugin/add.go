@@ -42,26 +42,21 @@ func pass(c config) error {
 
 // capture waits until the agent says that the pod is captured or outside.
 func capture(c config, pod cni.Pod, a *skel.CmdArgs) error {
-	addresses, err := c.addresses(a.IfName)
-	if err != nil {
-		return refuse(types.ErrInvalidNetworkConfig, pod, err, "warren-cni belongs behind the cluster's own network plugin in its conflist")
-	}
-	netns, err := os.Open(a.Netns)
-	if err != nil {
-		return refuse(types.ErrInvalidEnvironmentVariables, pod, fmt.Errorf("open CNI_NETNS: %w", err), "")
-	}
-	defer netns.Close()
-	r := cni.Request{Op: cni.Add, Pod: pod, Container: a.ContainerID, Addresses: addresses}
-	if err := r.Validate(); err != nil {
-		return refuse(types.ErrInvalidEnvironmentVariables, pod, err, "")
-	}
 	cached, cacheErr := cni.ReadNamespaces(c.StateDir)
 	standing := cached.Of(pod.Namespace)
-	patience := time.Duration(c.Deadline)
-	switch standing {
-	case cni.NamespaceExcluded:
+	if standing == cni.NamespaceExcluded {
 		return nil
-	case cni.NamespaceOutside:
+	}
+	r, netns, err := announcement(c, pod, a)
+	if err != nil && standing == cni.NamespaceOutside {
+		return nil // what can't be captured need not be
+	}
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	patience := time.Duration(c.Deadline)
+	if standing == cni.NamespaceOutside {
 		patience = min(graceOutside, patience)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(c.Deadline))
@@ -76,6 +71,23 @@ func capture(c config, pod cni.Pod, a *skel.CmdArgs) error {
 		return nil
 	}
 	return refuse(types.ErrTryAgainLater, pod, errors.New(reply.Error), "the kubelet tries again; the agent of this node says more in its log and at /debug/pods")
+}
+
+// announcement is what the agent is asked; the network namespace is the caller's to close.
+func announcement(c config, pod cni.Pod, a *skel.CmdArgs) (cni.Request, *os.File, error) {
+	addresses, err := c.addresses(a.IfName)
+	if err != nil {
+		return cni.Request{}, nil, refuse(types.ErrInvalidNetworkConfig, pod, err, "warren-cni belongs behind the cluster's own network plugin in its conflist")
+	}
+	r := cni.Request{Op: cni.Add, Pod: pod, Container: a.ContainerID, Addresses: addresses}
+	if err := r.Validate(); err != nil {
+		return cni.Request{}, nil, refuse(types.ErrInvalidEnvironmentVariables, pod, err, "")
+	}
+	netns, err := os.Open(a.Netns)
+	if err != nil {
+		return cni.Request{}, nil, refuse(types.ErrInvalidEnvironmentVariables, pod, fmt.Errorf("open CNI_NETNS: %w", err), "")
+	}
+	return r, netns, nil
 }
 
 // noAgent explains why a pod waits for the agent.

@@ -46,6 +46,9 @@ func parse(b []byte) (config, error) {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return config{}, types.NewError(types.ErrDecodingFailure, "warren: network configuration: "+err.Error(), "")
 	}
+	if c.CNIVersion == "" {
+		c.CNIVersion = cni.SpecVersions()[0]
+	}
 	c.Deadline = min(c.Deadline, duration(cni.MaxWait))
 	return c, nil
 }

@@ -26,8 +26,9 @@ const (
 	maxInput = 4 << 20
 )
 
-// versions of the specification that prevResult came with.
-var versions = version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+// versions of the specification: a list whose version is not among them starts no pod. Those of old, and a list without
+// a version, are among them for that, though their lists did not know of prevResult.
+var versions = version.PluginSupports(cni.SpecVersions()...)
 
 // Main runs the plugin as the environment says (CNI_COMMAND), and returns the exit code.
 func Main(about string) int {

@@ -228,7 +228,7 @@ func TestADDRefusesWhatItIsNotFor(t *testing.T) {
 		{name: "only the host's", stdin: n.config(`{"cniVersion":"1.0.0","interfaces":[{"name":"veth"}],"ips":[{"interface":0,"address":"10.0.0.1/24"}]}`), want: "gives the pod no address"},
 		{name: "no namespace", stdin: n.config(prev), env: []string{"CNI_NETNS=/gone"}, want: "open CNI_NETNS"},
 		{name: "a wrong deadline", stdin: strings.Replace(n.config(prev), "600ms", "-1s", 1), want: "not positive"},
-		{name: "an old specification", stdin: strings.Replace(n.config(prev), `"cniVersion":"1.0.0"`, `"cniVersion":"0.2.0"`, 1), want: "0.2.0"},
+		{name: "a specification to come", stdin: strings.Replace(n.config(prev), `"cniVersion":"1.0.0"`, `"cniVersion":"7.0.0"`, 1), want: "7.0.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := n.run("ADD", "shop", test.stdin, test.env...)
@@ -242,12 +242,35 @@ func TestADDRefusesWhatItIsNotFor(t *testing.T) {
 	}
 }
 
+// A pod outside the mesh starts even where it could not be captured.
+func TestADDOfOutsidePodsAsksForNothing(t *testing.T) {
+	n := newNode(t)
+	n.cache()
+	for name, test := range map[string]struct{ prev, env string }{
+		"no address":         {`{"cniVersion":"1.0.0","x":1}`, ""},
+		"link-local only":    {`{"cniVersion":"1.0.0","ips":[{"address":"fe80::1/64"}]}`, ""},
+		"an odd address":     {`{"cniVersion":"1.0.0","ips":[{"address":"127.0.0.1/8"}]}`, ""},
+		"no namespace":       {prev, "CNI_NETNS=/gone"},
+		"no namespace at it": {prev, "CNI_NETNS=" + n.dir},
+	} {
+		if r := n.run("ADD", "other", n.config(test.prev), test.env); r.code != 0 || r.stdout != test.prev+"\n" {
+			t.Errorf("%s: %d %s", name, r.code, r.stdout)
+		}
+		if r := n.run("ADD", "shop", n.config(test.prev), test.env); r.code == 0 {
+			t.Errorf("%s: a pod of the mesh started", name)
+		}
+	}
+}
+
 // TestADDOfOlderSpecifications: the primary network's file decides the version, and 0.3.1 is common.
 func TestADDOfOlderSpecifications(t *testing.T) {
-	for _, v := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+	for _, v := range append(cni.SpecVersions(), "") {
 		n := newNode(t)
 		n.agent(cni.Reply{Result: cni.Captured}, false)
 		old := fmt.Sprintf(`{"cniVersion":%q,"ips":[{"version":"4","address":"10.1.2.3/24"}]}`, v)
+		if v < "0.3" {
+			old = fmt.Sprintf(`{"cniVersion":%q,"ip4":{"ip":"10.1.2.3/24"},"dns":{}}`, v)
+		}
 		r := n.run("ADD", "shop", strings.Replace(n.config(old), `"cniVersion":"1.0.0"`, fmt.Sprintf(`"cniVersion":%q`, v), 1))
 		if r.code != 0 || r.stdout != old+"\n" || len(n.questions()) != 1 || fmt.Sprint(n.questions()[0].Addresses) != "[10.1.2.3]" {
 			t.Errorf("%s: %d %s %+v", v, r.code, r.stdout, n.questions())
