@@ -26,9 +26,6 @@ import (
 // DefaultRepository names images that are loaded into nodes and never pulled.
 const DefaultRepository = "warren.dev/warren"
 
-// Programs are the binaries of the image, all in its root directory.
-var Programs = []string{"warren-agent", "warren-broker", "warren-cni", "warren-control", "warren-ztunnel", "warrenctl"}
-
 // BuildOptions of an image. The zero value builds this machine's, of the source tree the caller stands in.
 type BuildOptions struct {
 	// Ref is the image's name. One without tag or digest gets a tag made of its content, so that other content is
@@ -36,7 +33,7 @@ type BuildOptions struct {
 	Ref string
 	// Arch is amd64 or arm64. Default: this machine's.
 	Arch string
-	// Source is a directory of Warren's source, or of a module that requires it. Default: the working directory.
+	// Source is a directory in a checkout of Warren. Default: the working directory.
 	Source string
 	// Output is the archive to write. Default: warren-ARCH.tar in a directory below the user's cache.
 	Output string
@@ -65,11 +62,14 @@ func BuildImage(ctx context.Context, o BuildOptions) (Image, error) {
 		return Image{}, fmt.Errorf("build image: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	source, err := compile(ctx, o, dir)
+	s, err := findSource(ctx, o.Source)
 	if err != nil {
 		return Image{}, fmt.Errorf("build image: %w", err)
 	}
-	img, err := assemble(o.Arch, dir, source)
+	if err := compile(ctx, o, s, dir); err != nil {
+		return Image{}, fmt.Errorf("build image: %w", err)
+	}
+	img, err := assemble(o.Arch, dir, s)
 	if err != nil {
 		return Image{}, fmt.Errorf("build image: %w", err)
 	}

@@ -5,9 +5,13 @@ package install
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"time"
 
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -26,6 +30,8 @@ type Options struct {
 	Image string
 	// Values go over those of the chart's values.yaml.
 	Values map[string]any
+	// Source is a directory in a checkout of Warren, whose chart is taken. Default: the working directory.
+	Source string
 	// Timeout bounds all of it. Default 5 minutes.
 	Timeout time.Duration
 	// Progress gets a line whenever what is waited for changes; nil is silence.
@@ -44,9 +50,72 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// clients of one cluster.
+type clients struct {
+	typed   kubernetes.Interface
+	dynamic dynamic.Interface
+}
+
+func connect(cfg *rest.Config) (clients, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.QPS, cfg.Burst = 50, 100
+	t, err1 := kubernetes.NewForConfig(cfg)
+	d, err2 := dynamic.NewForConfig(cfg)
+	return clients{t, d}, errors.Join(err1, err2)
+}
+
 // Install installs Warren, or brings an installation to this chart, image and these values. It returns when every
 // part is ready on every node; when that takes longer than the timeout the error says what is missing and why.
-func Install(ctx context.Context, o Options) error { return errors.New("not written yet") }
+func Install(ctx context.Context, o Options) error {
+	if err := install(ctx, o); err != nil {
+		return fmt.Errorf("install Warren: %w", err)
+	}
+	return nil
+}
+
+func install(ctx context.Context, o Options) error {
+	o, err := o.withDefaults()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	s, err := findSource(ctx, o.Source)
+	if err != nil {
+		return err
+	}
+	ch, err := loadChart(s)
+	if err != nil {
+		return err
+	}
+	c, err := connect(o.Config)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(applyNamespace(ctx, c.typed), applyCRDs(ctx, c.dynamic, ch)); err != nil {
+		return err
+	}
+	h, err := helm(o.Config)
+	if err != nil {
+		return err
+	}
+	values := maps.Clone(o.Values)
+	if values == nil {
+		values = map[string]any{}
+	}
+	if o.Image != "" {
+		values["image"] = o.Image
+	}
+	if err := apply(ctx, h, ch, o, values); err != nil {
+		return err
+	}
+	progress(o.Progress, "applied chart %s %s with image %v", ch.Name(), ch.Metadata.Version, values["image"])
+	if err := waitReady(ctx, c.typed, o.Progress); err != nil {
+		return err
+	}
+	progress(o.Progress, "every part is ready")
+	return nil
+}
 
 // Uninstall removes Warren from nodes and cluster. Captured pods go on, in plaintext, without a restart. A cluster
 // without Warren is no error. While a node is not ready it refuses before it changes anything, and names the node.
