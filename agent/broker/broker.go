@@ -173,32 +173,23 @@ func removeDeadSockets(cfg Config, own string) {
 }
 
 func newBroker(cfg Config, gen string) (*Broker, error) {
-	f, err := os.Open(cfg.HostNetns)
+	f, err := newFinder(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("open the host's network namespace: %w", err)
-	}
-	host, err := openNamespace(f)
-	if err != nil {
-		return nil, err
-	}
-	groups, err := findCgroups(cfg.CgroupRoot)
-	if err != nil {
-		host.close()
 		return nil, err
 	}
 	load := cfg.load
 	if load == nil {
 		load = loadDatapath
 	}
-	dp, err := load(cfg, groups)
+	dp, err := load(cfg, f.cgroups)
 	if err != nil {
-		host.close()
+		f.host.close()
 		return nil, err
 	}
-	cfg.Log.Info("kernel programs loaded", "cgroup", groups.pods)
+	cfg.Log.Info("kernel programs loaded", "cgroup", f.cgroups.pods)
 	return &Broker{
-		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, greetWait: greetWait, host: host, started: time.Now(),
-		finder: &finder{cgroups: groups, proc: cfg.Proc, host: host},
+		cfg: cfg, log: cfg.Log, gen: gen, dp: dp, greetWait: greetWait, host: f.host, started: time.Now(),
+		finder: f,
 		spaces: newSpaces(cfg.CreditRate, cfg.CreditBurst),
 		work:   make(chan func()), ended: make(chan struct{}), claimed: map[string]bool{}, appeared: make(chan struct{}, 1),
 		pods: map[string]*pod{}, agents: map[*agentConn]bool{}, ztunnels: map[*ztunnel]bool{},

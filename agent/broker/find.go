@@ -34,6 +34,24 @@ type finder struct {
 	host    *namespace
 }
 
+// newFinder opens the host's namespace, which the caller closes, and looks for the pods' cgroups.
+func newFinder(cfg Config) (*finder, error) {
+	file, err := os.Open(cfg.HostNetns)
+	if err != nil {
+		return nil, fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	host, err := openNamespace(file)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := findCgroups(cfg.CgroupRoot)
+	if err != nil {
+		host.close()
+		return nil, err
+	}
+	return &finder{cgroups: groups, proc: cfg.Proc, host: host}, nil
+}
+
 // find locates a pod, by the namespace the agent was handed, or by its processes. The namespace must carry the
 // pod's addresses: a process of a privileged pod may sit in another one.
 func (f *finder) find(c wire.Capture, given *os.File) (place, error) {

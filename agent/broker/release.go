@@ -77,11 +77,7 @@ func (b *Broker) teardown(p *pod) {
 	}
 	b.dropHanded(uid)
 	if p.place != nil {
-		for name, before := range p.sysctls {
-			if err := p.place.ns.do(func() error { return writeSysctl(b.cfg.Proc, name, before) }); err != nil {
-				b.log.Warn("restore sysctl", "name", name, "uid", uid, "err", err)
-			}
-		}
+		putBack(b.cfg, p.place.ns, p.sysctls)
 		for z := range b.ztunnels {
 			z.leave(p.place.ns)
 		}

@@ -20,9 +20,16 @@ import (
 	wire "github.com/warren-mesh/warren/mesh/broker"
 )
 
+// removeWait is how long `warren-broker remove FLAGS`, which takes everything off a node, waits for a broker to end.
+const removeWait = time.Minute
+
 func main() { os.Exit(supervise.Main("warren-broker", run)) }
 
 func run(args []string) error {
+	remove := len(args) > 0 && args[0] == "remove"
+	if remove {
+		args = args[1:]
+	}
 	fs := flag.NewFlagSet("warren-broker", flag.ContinueOnError)
 	var level slog.Level
 	cfg := broker.Config{Files: map[string]string{}, ZtunnelUID: wire.ZtunnelUID, RunDirGID: wire.ZtunnelUID}
@@ -52,5 +59,10 @@ func run(args []string) error {
 	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if remove {
+		ctx, cancel := context.WithTimeout(ctx, removeWait)
+		defer cancel()
+		return broker.Remove(ctx, cfg)
+	}
 	return broker.Run(ctx, cfg)
 }
