@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh/cni"
@@ -168,6 +171,43 @@ func wrap(b, entry []byte) ([]byte, error) {
 		Name       string            `json:"name"`
 		Plugins    []json.RawMessage `json:"plugins"`
 	}{one.CNIVersion, one.Name, []json.RawMessage{b, entry}}, "", "  ")
+}
+
+// spoken returns an error if a configuration is of a version that the plugin does not speak: chained in it, the plugin
+// would fail every pod of the node.
+func spoken(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var c struct {
+		CNIVersion  string   `json:"cniVersion"`
+		CNIVersions []string `json:"cniVersions"` // the runtime chooses
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil //nolint:nilerr // who edits it says what is wrong
+	}
+	for _, v := range append(c.CNIVersions, c.CNIVersion) {
+		if v != "" && !slices.Contains(cni.SpecVersions(), v) {
+			return fmt.Errorf("%s is of cniVersion %s, and %s speaks %s: no pod of the node would start", path, v, cni.PluginName, strings.Join(cni.SpecVersions(), ", "))
+		}
+	}
+	return nil
+}
+
+// handsOn reports whether a file holds a single plugin that has another of the directory's configurations connect pods.
+func handsOn(path string) bool {
+	if filepath.Ext(path) == ".conflist" {
+		return false
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	var one struct {
+		Type string `json:"type"`
+	}
+	return json.Unmarshal(b, &one) == nil && (one.Type == "multus" || one.Type == "multus-shim")
 }
 
 // sameButEntry reports whether two lists are the same apart from the entry, which both have.

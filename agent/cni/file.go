@@ -33,35 +33,47 @@ func configurations(dir string) ([]string, error) {
 	return out, nil
 }
 
-// edit changes a file that has another owner. A link is followed: it stays one.
-func edit(path string, change func([]byte) ([]byte, error), log *slog.Logger) error {
+// edit changes a file that has another owner, and reports whether it did. A link is followed: it stays one.
+func edit(path string, change func([]byte) ([]byte, error), log *slog.Logger) (bool, error) {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return fmt.Errorf("edit network configuration: %w (a link must lead to a file that the agent can reach)", err)
+		return false, fmt.Errorf("edit network configuration: %w (a link must lead to a file that the agent can reach)", err)
 	}
 	for range 10 {
 		before, err := os.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("edit network configuration: %w", err)
+			return false, fmt.Errorf("edit network configuration: %w", err)
 		}
 		after, err := change(before)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return false, fmt.Errorf("%s: %w", path, err)
 		}
 		if bytes.Equal(before, after) {
-			return nil
+			return false, nil
 		}
 		_, err = replaceFile(path, before, after, 0)
 		if errors.Is(err, errChanged) {
 			continue // its owner wrote it just now
 		}
 		if err != nil {
-			return fmt.Errorf("edit network configuration: %w", err)
+			return false, fmt.Errorf("edit network configuration: %w", err)
 		}
 		log.Info("network configuration edited", "path", path)
-		return nil
+		return true, nil
 	}
-	return fmt.Errorf("edit %s: its owner writes it all the time", path)
+	return false, fmt.Errorf("edit %s: its owner writes it all the time", path)
+}
+
+// temporary names files on their way. The runtime reads neither such names nor the extension.
+const temporary = ".warren-cni-*.tmp"
+
+// sweep removes what a process that was killed left on its way.
+func sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, temporary))
+	for _, path := range left {
+		err = errors.Join(err, removeFile(path))
+	}
+	return err
 }
 
 var errChanged = errors.New("the file changed meanwhile")
@@ -78,8 +90,7 @@ func replaceFile(path string, before, after []byte, mode fs.FileMode) (bool, err
 			}
 		}
 	}
-	// The runtime reads neither this name nor this extension.
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".warren-cni-*.tmp")
+	tmp, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
 		return false, err
 	}
@@ -128,7 +139,7 @@ func exchange(tmp, path string, before []byte) (bool, error) {
 	return false, errChanged
 }
 
-// likeFile gives a file the mode and the owner of another.
+// likeFile gives a file the mode and the owner of another; without the capability for the latter, it has ours.
 func likeFile(f *os.File, path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -138,7 +149,9 @@ func likeFile(f *os.File, path string) error {
 		return err
 	}
 	if s, ok := st.Sys().(*syscall.Stat_t); ok && (int(s.Uid) != os.Geteuid() || int(s.Gid) != os.Getegid()) {
-		return f.Chown(int(s.Uid), int(s.Gid))
+		if err := f.Chown(int(s.Uid), int(s.Gid)); !errors.Is(err, unix.EPERM) {
+			return err
+		}
 	}
 	return nil
 }

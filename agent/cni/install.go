@@ -31,6 +31,8 @@ const (
 	quiet = 20 * time.Millisecond
 	// lookAgain finds what the kernel's notices missed.
 	lookAgain = 5 * time.Second
+	// tug is the pause between repairs from which somebody must be taking the plugin away again and again.
+	tug = time.Second
 )
 
 // On reports whether anything is to be installed.
@@ -47,19 +49,25 @@ func (i Installer) Run(ctx context.Context) error {
 	defer w.Close()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for last, first := "", true; ; {
+	var p pace
+	for last, first, soon := "", true, false; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.Events:
-			timer.Reset(quiet)
+			if !soon { // what goes on writing must not put it off
+				soon = true
+				timer.Reset(p.pause())
+			}
 			continue
 		case err := <-w.Errors:
 			i.Log.Warn("watch CNI directories", "err", err)
 			continue
 		case <-timer.C:
 		}
-		err := errors.Join(watch(w, i.BinDir), watch(w, i.ConfDir), i.ensure(first))
+		err := errors.Join(watch(w, i.BinDir), watch(w, i.ConfDir))
+		changed, ierr := i.ensure(first)
+		err = errors.Join(err, ierr)
 		switch {
 		case err == nil:
 			first, last = false, ""
@@ -67,8 +75,39 @@ func (i Installer) Run(ctx context.Context) error {
 			last = err.Error()
 			i.Log.Error("CNI plugin is not installed: new pods are captured only once the agent sees them run", "err", err)
 		}
+		if p.looked(time.Now(), changed || err != nil) && err == nil {
+			i.Log.Error("the CNI plugin is taken away again and again: pods that start meanwhile are captured only once the agent sees them run (an owner that wants its directory for itself, as Cilium does with cni.exclusive, has to be told otherwise)", "dir", i.ConfDir)
+		}
+		soon = false
 		timer.Reset(lookAgain)
 	}
+}
+
+// pace spaces looks at directories that go on changing: an owner that undoes each repair must not be met at the speed of
+// the disk. The zero value looks at once.
+type pace struct {
+	busy  int       // looks in a row, none long after the one before, that found something to do
+	last  time.Time // of these
+	tired bool
+}
+
+func (p *pace) pause() time.Duration {
+	return min(quiet<<min(p.busy, 10), lookAgain)
+}
+
+// looked takes what a look came to, and reports whether it was one too many; once.
+func (p *pace) looked(now time.Time, busy bool) bool {
+	if now.Sub(p.last) > 2*lookAgain {
+		p.busy, p.tired = 0, false
+	}
+	if !busy {
+		return false
+	}
+	p.last = now
+	p.busy++
+	told := p.tired
+	p.tired = p.pause() > tug
+	return p.tired && !told
 }
 
 func watch(w *fsnotify.Watcher, dir string) error {
@@ -82,97 +121,111 @@ func watch(w *fsnotify.Watcher, dir string) error {
 }
 
 // Install installs the plugin once.
-func (i Installer) Install() error { return i.ensure(true) }
+func (i Installer) Install() error {
+	_, err := i.ensure(true)
+	return err
+}
 
-// ensure installs what is missing: the binary before the entry that names it.
-func (i Installer) ensure(replace bool) error {
+// ensure installs what is missing, the binary before the entry that names it, and reports whether anything was.
+func (i Installer) ensure(replace bool) (changed bool, err error) {
 	if i.BinDir != "" {
-		if err := i.ensureBinary(replace); err != nil {
-			return err
+		if changed, err = i.ensureBinary(replace); err != nil {
+			return changed, fmt.Errorf("install CNI plugin: %w", err)
 		}
 	}
 	if i.ConfDir == "" {
-		return nil
+		return changed, nil
 	}
-	return i.ensureEntry(replace)
+	edited, err := i.ensureEntry(replace)
+	if err != nil {
+		err = fmt.Errorf("install CNI plugin: %w", err)
+	}
+	return changed || edited, err
 }
 
-func (i Installer) ensureBinary(replace bool) error {
+func (i Installer) ensureBinary(replace bool) (bool, error) {
 	path := filepath.Join(i.BinDir, cni.PluginName)
 	if st, err := os.Stat(path); err == nil && !replace && st.Mode().IsRegular() && st.Size() > 0 {
-		return nil
+		return false, nil
 	}
 	want, err := os.ReadFile(i.Plugin)
 	if err != nil {
-		return fmt.Errorf("install CNI plugin: %w", err)
+		return false, err
 	}
 	changed, err := replaceFile(path, nil, want, 0o755)
-	if err != nil {
-		return fmt.Errorf("install CNI plugin: %w", err)
-	}
-	if changed {
+	if changed && err == nil {
 		i.Log.Info("CNI plugin installed", "path", path)
 	}
-	return nil
+	return changed, err
 }
 
-// ensureEntry puts the entry into the configuration that the runtime takes, the first by name, and into no other.
-func (i Installer) ensureEntry(replace bool) error {
+// ensureEntry puts the entry into the configuration that the runtime takes, the first by name, and into no other. Where
+// that one only hands on to another, as Multus does, it is the next.
+func (i Installer) ensureEntry(replace bool) (changed bool, err error) {
 	entry, err := i.Entry.marshal()
 	if err != nil {
-		return err
+		return false, err
 	}
 	files, err := configurations(i.ConfDir)
 	if err != nil {
-		return err
+		return false, err
+	}
+	meta := ""
+	for len(files) > 1 && handsOn(files[0]) {
+		meta, files = files[0], files[1:]
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("install CNI plugin: no network configuration in %s yet (the cluster's network plugin writes one)", i.ConfDir)
+		// A list made of a configuration that its owner took away would have pods connected by nobody's word.
+		err = removeFile(filepath.Join(i.ConfDir, ownList))
+		return false, errors.Join(err, fmt.Errorf("no network configuration in %s yet (the cluster's network plugin writes one)", i.ConfDir))
 	}
 	primary := files[0]
-	if filepath.Ext(primary) == ".conflist" {
-		err = edit(primary, func(b []byte) ([]byte, error) { return insert(b, entry, replace) }, i.Log)
+	if err := spoken(primary); err != nil {
+		return false, errors.Join(err, withdraw(primary, i.Log))
+	}
+	switch {
+	case filepath.Ext(primary) == ".conflist":
+		changed, err = edit(primary, func(b []byte) ([]byte, error) { return insert(b, entry, replace) }, i.Log)
 		if err == nil {
 			err = removeFile(filepath.Join(i.ConfDir, ownList))
 		}
-	} else {
-		err = i.ensureOwnList(primary, entry, replace)
-	}
-	if err != nil {
-		return fmt.Errorf("install CNI plugin: %w", err)
+	case meta != "":
+		err = fmt.Errorf("%s hands on to %s, which holds a single plugin (make it a .conflist)", meta, primary)
+	default:
+		changed, err = i.ensureOwnList(primary, entry, replace)
 	}
 	for _, other := range files[1:] {
-		if err := withdraw(other, i.Log); err != nil && !errors.Is(err, errNoList) && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("install CNI plugin: %w", err)
+		if err == nil {
+			err = withdraw(other, i.Log)
 		}
 	}
-	return nil
+	return changed, err
 }
 
 // ownList is the list made of a configuration that can hold one plugin only. It has to come before that one.
 const ownList = "00-warren.conflist"
 
-func (i Installer) ensureOwnList(primary string, entry []byte, replace bool) error {
+func (i Installer) ensureOwnList(primary string, entry []byte, replace bool) (bool, error) {
 	path := filepath.Join(i.ConfDir, ownList)
 	if filepath.Base(primary) <= ownList {
-		return fmt.Errorf("%s holds a single plugin, and no list can be put before it (rename it to sort behind %s)", primary, ownList)
+		return false, fmt.Errorf("%s holds a single plugin, and no list can be put before it (rename it to sort behind %s)", primary, ownList)
 	}
 	b, err := os.ReadFile(primary)
 	if err != nil {
-		return err
+		return false, err
 	}
 	want, err := wrap(b, entry)
 	if err != nil {
-		return fmt.Errorf("%s: %w", primary, err)
+		return false, fmt.Errorf("%s: %w", primary, err)
 	}
 	if have, err := os.ReadFile(path); err == nil && !replace && sameButEntry(have, want) {
-		return nil
+		return false, nil
 	}
 	changed, err := replaceFile(path, nil, want, 0o644)
 	if changed {
 		i.Log.Info("CNI plugin chained", "path", path, "behind", primary)
 	}
-	return err
+	return changed, err
 }
 
 // Remove takes binary and entries away, the entries first. What others wrote is as it was. It is for a node whose agent
@@ -184,10 +237,12 @@ func Remove(binDir, confDir string, log *slog.Logger) error {
 		files, err := configurations(confDir)
 		errs = append(errs, err)
 		for _, f := range files {
-			if err := withdraw(f, log); err != nil && !errors.Is(err, errNoList) && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+			errs = append(errs, withdraw(f, log))
 		}
+		errs = append(errs, sweep(confDir))
+	}
+	if binDir != "" {
+		errs = append(errs, sweep(binDir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove CNI plugin: %w (the binary stays while a configuration may name it)", err)
@@ -201,15 +256,19 @@ func Remove(binDir, confDir string, log *slog.Logger) error {
 	return nil
 }
 
-// withdraw takes the entry out of a list.
+// withdraw takes the entry out of a file, where it is a list and has it.
 func withdraw(path string, log *slog.Logger) error {
 	if filepath.Ext(path) != ".conflist" {
 		return nil
 	}
-	return edit(path, func(b []byte) ([]byte, error) {
+	_, err := edit(path, func(b []byte) ([]byte, error) {
 		out, _, err := cut(b)
 		return out, err
 	}, log)
+	if errors.Is(err, errNoList) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func removeFile(path string) error {

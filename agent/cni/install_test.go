@@ -146,7 +146,7 @@ func TestInstallUpdatesBinaryAndEntry(t *testing.T) {
 	r.install()
 	r.write(r.Plugin, "binary 2")
 	r.Entry.Deadline = 2 * time.Second
-	if err := r.ensure(false); err != nil { // an agent beside another: it repairs, and does not replace
+	if _, err := r.ensure(false); err != nil { // an agent beside another: it repairs, and does not replace
 		t.Fatal(err)
 	}
 	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" || strings.Contains(r.read(r.conf("10-flannel.conflist")), "2s") {
@@ -239,7 +239,7 @@ func TestExchangeLosesNothing(t *testing.T) {
 	path := r.conf("10-flannel.conflist")
 	r.write(path, flannel)
 	times := 0
-	err := edit(path, func(b []byte) ([]byte, error) {
+	_, err := edit(path, func(b []byte) ([]byte, error) {
 		if times++; times == 1 {
 			r.write(path, strings.Replace(flannel, "cbr0", "cbr1", 1))
 		}
@@ -250,6 +250,90 @@ func TestExchangeLosesNothing(t *testing.T) {
 	}
 	if got := r.files(); got != "10-flannel.conflist" {
 		t.Errorf("left behind: %s", got)
+	}
+}
+
+// A list of a version that the plugin does not speak would start no pod with it.
+func TestInstallLeavesVersionsToComeAlone(t *testing.T) {
+	r := newRig(t)
+	for _, list := range []string{
+		`{"cniVersion":"7.0.0","name":"n","plugins":[{"type":"bridge"}]}`,
+		`{"cniVersion":"1.0.0","cniVersions":["1.0.0","7.0.0"],"name":"n","plugins":[{"type":"bridge"}]}`,
+	} {
+		r.write(r.conf("10-new.conflist"), list)
+		if err := r.Install(); err == nil || !strings.Contains(err.Error(), "cniVersion 7.0.0") || r.read(r.conf("10-new.conflist")) != list {
+			t.Errorf("%v\n%s", err, r.read(r.conf("10-new.conflist")))
+		}
+		r.write(r.conf("10-new.conflist"), strings.Replace(list, `]}`, `,{"type":"warren-cni"}]}`, 1)) // its owner upgraded around it
+		if err := r.Install(); err == nil || strings.Contains(r.chain("10-new.conflist"), "warren-cni") {
+			t.Errorf("%v: pods of the node would fail: %s", err, r.chain("10-new.conflist"))
+		}
+	}
+}
+
+// Multus has the next configuration connect pods, and is named to come first.
+func TestInstallChainsBehindMultus(t *testing.T) {
+	r := newRig(t)
+	multus := `{"name":"multus-cni-network","type":"multus","clusterNetwork":"/host/etc/cni/net.d/10-flannel.conflist"}`
+	r.write(r.conf("00-multus.conf"), multus)
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	r.install()
+	if c := r.chain("10-flannel.conflist"); c != "flannel portmap warren-cni" || r.read(r.conf("00-multus.conf")) != multus {
+		t.Errorf("chain %q, %s", c, r.read(r.conf("00-multus.conf")))
+	}
+	if strings.Contains(r.files(), ownList) {
+		t.Error("a list made of Multus' configuration, which Multus would take for the cluster's")
+	}
+	if err := os.Remove(r.conf("10-flannel.conflist")); err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.conf("10-bridge.conf"), `{"name":"bridge","type":"bridge"}`)
+	if err := r.Install(); err == nil || !strings.Contains(err.Error(), "make it a .conflist") {
+		t.Errorf("%v", err)
+	}
+}
+
+// The list made of a configuration goes with it.
+func TestInstallOutlivesNoConfiguration(t *testing.T) {
+	r := newRig(t)
+	r.write(r.conf("10-bridge.conf"), `{"cniVersion":"0.4.0","name":"bridge","type":"bridge"}`)
+	r.install()
+	if err := os.Remove(r.conf("10-bridge.conf")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Install(); err == nil || strings.Contains(r.files(), ownList) {
+		t.Errorf("%v: %s", err, r.files())
+	}
+}
+
+// What a killed agent had begun is swept up.
+func TestRemoveSweeps(t *testing.T) {
+	r := newRig(t)
+	before := r.files()
+	r.write(r.conf(".warren-cni-1.tmp"), "half")
+	r.write(filepath.Join(r.BinDir, ".warren-cni-2.tmp"), "half")
+	if r.remove(); r.files() != before {
+		t.Errorf("left: %s", r.files())
+	}
+}
+
+// Who takes the plugin away as often as it is installed is not met at the speed of the disk, and is named.
+func TestPace(t *testing.T) {
+	var p pace
+	now := time.Unix(1, 0)
+	told, looks := 0, 0
+	for end := now.Add(time.Minute); now.Before(end); looks++ {
+		now = now.Add(p.pause())
+		if p.looked(now, true) {
+			told++
+		}
+	}
+	if looks > 25 || told != 1 {
+		t.Errorf("%d looks in a minute, said %d times", looks, told)
+	}
+	now = now.Add(3 * lookAgain)
+	if p.looked(now, false); p.pause() != quiet {
+		t.Errorf("a pause of %v after a quiet while", p.pause())
 	}
 }
 
