@@ -36,6 +36,8 @@ func (p *page) PublishCaptured(_ context.Context, pod mesh.Name, uid, value stri
 
 func (p *page) PublishCondition(context.Context, string, kube.Condition) error { return nil }
 
+func (p *page) ForgetCondition(context.Context, string, string) error { return nil }
+
 // What could not be written of a pod must not replace what is written of the pod that took its name.
 func TestPublisherForgetsThePodBefore(t *testing.T) {
 	name := mesh.Name{Namespace: "shop", Name: "db-0"}

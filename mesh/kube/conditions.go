@@ -4,30 +4,46 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
 	"time"
+
+	"github.com/warren-mesh/warren/api/v1alpha1"
 )
 
 // retryCondition is how long after a failed publication it is tried again.
 const retryCondition = time.Second
 
-// ProblemConditions keeps objects' Accepted condition equal to their problems, through a Publisher.
-type ProblemConditions struct {
+// ConditionKey names a condition: an object, as Key.String does, and the condition's type.
+type ConditionKey struct{ Object, Type string }
+
+// Standing is how a source's objects stand now. Safe for concurrent use.
+type Standing interface {
+	// Problems are those that stand.
+	Problems() []Problem
+	// MeshConfig is how the cluster's stands.
+	MeshConfig() MeshConfigState
+	// Exists reports whether an object is there, refused or not. Of a kind that is not read it says true.
+	Exists(object string) bool
+}
+
+// Conditions keeps objects' conditions equal to how they stand, through a Publisher: Accepted of those that have, or
+// had, a problem, Accepted and Applied of the MeshConfig.
+type Conditions struct {
 	Publisher Publisher
-	// Problems are those that stand now.
-	Problems func() []Problem
+	Objects   Standing
 	// Published is what objects say already; nil when nobody can tell.
-	Published map[string]Condition
+	Published map[ConditionKey]Condition
 	Log       *slog.Logger
 }
 
 // Run publishes now, and again at each token of told, until ctx ends; what fails is tried again.
-func (c ProblemConditions) Run(ctx context.Context, told <-chan struct{}) error {
+func (c Conditions) Run(ctx context.Context, told <-chan struct{}) error {
 	published := maps.Clone(c.Published)
 	if published == nil {
-		published = map[string]Condition{}
+		published = map[ConditionKey]Condition{}
 	}
 	for {
 		var retry <-chan time.Time
@@ -44,38 +60,51 @@ func (c ProblemConditions) Run(ctx context.Context, told <-chan struct{}) error 
 }
 
 // once publishes what differs from published, and reports whether all of it went out.
-func (c ProblemConditions) once(ctx context.Context, published map[string]Condition) bool {
-	want := conditionsOf(c.Problems())
-	for object := range published {
-		if _, ok := want[object]; !ok {
-			want[object] = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonAccepted}
+func (c Conditions) once(ctx context.Context, published map[ConditionKey]Condition) bool {
+	want := conditionsOf(c.Objects.Problems())
+	addMeshConfig(want, c.Objects.MeshConfig())
+	done := true
+	failed := func(object string, err error) {
+		if ctx.Err() == nil {
+			c.Log.Warn("publish condition", "object", object, "err", err)
+		}
+		done = false
+	}
+	for key := range published {
+		switch _, ok := want[key]; {
+		case !c.Objects.Exists(key.Object):
+			delete(want, key)
+			if err := c.Publisher.ForgetCondition(ctx, key.Object, key.Type); err != nil {
+				failed(key.Object, err)
+				continue
+			}
+			delete(published, key)
+		case !ok && key.Type == ConditionAccepted:
+			want[key] = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonAccepted}
 		}
 	}
-	done := true
-	for object, cond := range want {
-		if published[object] == cond {
+	for key, cond := range want {
+		if published[key] == cond {
 			continue
 		}
-		if err := c.Publisher.PublishCondition(ctx, object, cond); err != nil {
-			if ctx.Err() == nil {
-				c.Log.Warn("publish condition", "object", object, "err", err)
-			}
-			done = false
+		if err := c.Publisher.PublishCondition(ctx, key.Object, cond); err != nil {
+			failed(key.Object, err)
 			continue
 		}
-		published[object] = cond
+		published[key] = cond
 	}
 	return done
 }
 
 // conditionsOf makes one condition per object of the problems that name one.
-func conditionsOf(ps []Problem) map[string]Condition {
-	out := map[string]Condition{}
+func conditionsOf(ps []Problem) map[ConditionKey]Condition {
+	out := map[ConditionKey]Condition{}
 	for _, p := range ps {
 		if p.Object == "" {
 			continue
 		}
-		c, ok := out[p.Object]
+		key := ConditionKey{p.Object, ConditionAccepted}
+		c, ok := out[key]
 		if !ok {
 			c = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonPartial}
 		}
@@ -83,11 +112,39 @@ func conditionsOf(ps []Problem) map[string]Condition {
 			c.Status, c.Reason = false, ReasonInvalid
 		}
 		msg := strings.TrimPrefix(p.Source+": "+p.Err.Error(), ": ")
+		if p.InForce != "" {
+			msg += " (" + p.InForce + ")"
+		}
 		if c.Message != "" {
 			msg = c.Message + "; " + msg
 		}
 		c.Message = msg
-		out[p.Object] = c
+		out[key] = c
 	}
 	return out
+}
+
+// addMeshConfig has the cluster's MeshConfig say how it stands, also when all is well: it is where one looks.
+func addMeshConfig(want map[ConditionKey]Condition, s MeshConfigState) {
+	if !s.Here {
+		return
+	}
+	object := Key{Kind: "MeshConfig", Name: v1alpha1.DefaultName}.String()
+	key := ConditionKey{object, ConditionAccepted}
+	accepted, ok := want[key]
+	if !ok {
+		accepted = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonAccepted}
+	}
+	accepted.ObservedGeneration = s.Generation
+	want[key] = accepted
+	applied := Condition{Type: ConditionApplied, Status: true, Reason: ReasonApplied, ObservedGeneration: s.Generation}
+	switch {
+	case s.StandIn:
+		applied.Status, applied.Reason = false, ReasonInvalid
+		applied.Message = "no good one was seen: the flags hold, and plaintext is refused unless spec.mtls.mode is PERMISSIVE or left out"
+	case !accepted.Status:
+		applied.Status, applied.Reason = false, ReasonInvalid
+		applied.Message = fmt.Sprintf("the last good one, of generation %d, stays in force", s.InForce)
+	}
+	want[ConditionKey{object, ConditionApplied}] = applied
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -15,7 +16,9 @@ import (
 // failing refuses the first few publications.
 type failing struct {
 	left int
-	got  map[string]Condition
+	got  map[ConditionKey]Condition
+
+	forgot []ConditionKey
 }
 
 func (f *failing) PublishCaptured(context.Context, mesh.Name, string, string) error { return nil }
@@ -24,34 +27,54 @@ func (f *failing) PublishCondition(_ context.Context, object string, c Condition
 	if f.left--; f.left >= 0 {
 		return errors.New("not now")
 	}
-	f.got[object] = c
+	f.got[ConditionKey{object, c.Type}] = c
 	return nil
 }
 
+func (f *failing) ForgetCondition(_ context.Context, object, conditionType string) error {
+	if f.left--; f.left >= 0 {
+		return errors.New("not now")
+	}
+	f.forgot = append(f.forgot, ConditionKey{object, conditionType})
+	return nil
+}
+
+// objects stand as they are told.
+type objects struct {
+	problems []Problem
+	config   MeshConfigState
+	gone     map[string]bool
+}
+
+func (o *objects) Problems() []Problem         { return o.problems }
+func (o *objects) MeshConfig() MeshConfigState { return o.config }
+func (o *objects) Exists(object string) bool   { return !o.gone[object] }
+
 func TestConditionsArePublishedAgainUntilTheyAreOut(t *testing.T) {
-	f := &failing{left: 1, got: map[string]Condition{}}
+	f := &failing{left: 1, got: map[ConditionKey]Condition{}}
 	problems := []Problem{
 		{Object: "Pod a/x", Source: "f:1", Field: "spec.a", Err: errors.New("wrong")},
 		{Object: "Pod a/x", Source: "f:2", Field: "spec.b", Err: errors.New("not applied"), Partial: true},
 		{Object: "Pod a/y", Source: "f:3", Field: "spec.b", Err: errors.New("not applied"), Partial: true},
 		{Source: "f:4", Err: errors.New("unreadable")},
 	}
-	c := ProblemConditions{Publisher: f, Problems: func() []Problem { return problems }, Log: slog.New(slog.DiscardHandler)}
-	published := map[string]Condition{}
+	o := &objects{problems: problems}
+	c := Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}
+	published := map[ConditionKey]Condition{}
 	if c.once(t.Context(), published) {
 		t.Fatal("one failed, yet all are said to be out")
 	}
 	if !c.once(t.Context(), published) {
 		t.Fatal("none failed, yet not all are said to be out")
 	}
-	want := map[string]Condition{
-		"Pod a/x": {Type: "Accepted", Reason: "Invalid", Message: "f:1: wrong; f:2: not applied"},
-		"Pod a/y": {Type: "Accepted", Status: true, Reason: "PartiallyApplied", Message: "f:3: not applied"},
+	want := map[ConditionKey]Condition{
+		{"Pod a/x", "Accepted"}: {Type: "Accepted", Reason: "Invalid", Message: "f:1: wrong; f:2: not applied"},
+		{"Pod a/y", "Accepted"}: {Type: "Accepted", Status: true, Reason: "PartiallyApplied", Message: "f:3: not applied"},
 	}
 	if !maps.Equal(f.got, want) {
 		t.Errorf("got %+v, want %+v", f.got, want)
 	}
-	problems, f.got = nil, map[string]Condition{}
+	o.problems, f.got = nil, map[ConditionKey]Condition{}
 	c.once(t.Context(), published)
 	for object, c := range f.got {
 		if !c.Status || c.Reason != ReasonAccepted || c.Message != "" {
@@ -60,5 +83,59 @@ func TestConditionsArePublishedAgainUntilTheyAreOut(t *testing.T) {
 	}
 	if len(f.got) != 2 {
 		t.Errorf("got %+v", f.got)
+	}
+}
+
+// TestConditionsGoWithTheirObject: and one that comes again under the name is told of anew.
+func TestConditionsGoWithTheirObject(t *testing.T) {
+	f := &failing{got: map[ConditionKey]Condition{}}
+	o := &objects{problems: []Problem{{Object: "Pod a/x", Err: errors.New("wrong")}}, gone: map[string]bool{}}
+	c := Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}
+	key := ConditionKey{"Pod a/x", ConditionAccepted}
+	published := map[ConditionKey]Condition{{"Pod a/before", "Accepted"}: {Type: "Accepted"}}
+	o.gone["Pod a/before"] = true
+	if !c.once(t.Context(), published) || len(f.got) != 1 || len(f.forgot) != 1 {
+		t.Fatalf("published %v, forgot %v", f.got, f.forgot)
+	}
+	o.problems, o.gone["Pod a/x"], f.left = nil, true, 1
+	if c.once(t.Context(), published) {
+		t.Fatal("what failed is said to be done")
+	}
+	if !c.once(t.Context(), published) || len(f.forgot) != 2 || f.forgot[1] != key || len(published) != 0 {
+		t.Fatalf("forgot %v, published %v", f.forgot, published)
+	}
+	o.problems, o.gone, f.got = []Problem{{Object: "Pod a/x", Err: errors.New("wrong")}}, nil, map[ConditionKey]Condition{}
+	if c.once(t.Context(), published); len(f.got) != 1 {
+		t.Errorf("its successor: %v", f.got)
+	}
+}
+
+// TestConditionsOfMeshConfig: it always says how it stands.
+func TestConditionsOfMeshConfig(t *testing.T) {
+	accepted, applied := ConditionKey{"MeshConfig default", "Accepted"}, ConditionKey{"MeshConfig default", "Applied"}
+	bad := []Problem{{Object: "MeshConfig default", Err: errors.New("spec.drain: wrong")}}
+	for _, tt := range []struct {
+		name              string
+		state             MeshConfigState
+		problems          []Problem
+		accepted, applied string // what their messages contain; "" for those that are true
+	}{
+		{"good", MeshConfigState{Here: true, Generation: 3, InForce: 3}, nil, "", ""},
+		{"refused", MeshConfigState{Here: true, Generation: 3, InForce: 2}, bad, "spec.drain", "generation 2"},
+		{"never good", MeshConfigState{Here: true, Generation: 3, StandIn: true}, bad, "spec.drain", "plaintext is refused"},
+	} {
+		f := &failing{got: map[ConditionKey]Condition{}}
+		c := Conditions{Publisher: f, Objects: &objects{problems: tt.problems, config: tt.state}, Log: slog.New(slog.DiscardHandler)}
+		c.once(t.Context(), map[ConditionKey]Condition{})
+		for key, message := range map[ConditionKey]string{accepted: tt.accepted, applied: tt.applied} {
+			got := f.got[key]
+			if got.ObservedGeneration != 3 || got.Status != (message == "") || !strings.Contains(got.Message, message) || got.Reason == "" {
+				t.Errorf("%s: %+v", tt.name, got)
+			}
+		}
+	}
+	f := &failing{got: map[ConditionKey]Condition{}}
+	if (Conditions{Publisher: f, Objects: &objects{}}).once(t.Context(), nil); len(f.got) != 0 {
+		t.Errorf("without one: %v", f.got)
 	}
 }

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"fmt"
+	"strings"
 
 	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,15 @@ func (k Key) String() string {
 		return k.Kind + " " + k.Name
 	}
 	return k.Kind + " " + k.Namespace + "/" + k.Name
+}
+
+// ParseKey undoes Key.String.
+func ParseKey(s string) (k Key, ok bool) {
+	kind, name, ok := strings.Cut(s, " ")
+	if k = (Key{Kind: kind, Name: name}); strings.Contains(name, "/") {
+		k.Namespace, k.Name, _ = strings.Cut(name, "/")
+	}
+	return k, ok && kind != "" && k.Name != ""
 }
 
 func (k Key) meshName() mesh.Name { return mesh.Name{Namespace: k.Namespace, Name: k.Name} }

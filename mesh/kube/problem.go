@@ -16,6 +16,8 @@ type Problem struct {
 	Err   error
 	// Partial: only this field is not applied, the rest of the object is.
 	Partial bool
+	// InForce says what holds instead of the object, where that is not the last good one; see Translator.StandIns.
+	InForce string
 }
 
 // Error makes one line of it: source, object, cause.

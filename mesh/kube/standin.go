@@ -34,6 +34,25 @@ func (t *Translator) standIn(k Key, o runtime.Object) {
 	}
 }
 
+// StandIns completes the problems of policies that something stands in for.
+func (t *Translator) StandIns(ps []Problem) {
+	for i, p := range ps {
+		k, ok := ParseKey(p.Object)
+		if !ok || p.Partial {
+			continue
+		}
+		a, pa := t.authz[k.meshName()], t.peerAuths[k.Namespace][k.Name]
+		switch {
+		case k.Kind == "AuthorizationPolicy" && a != nil && a.standIn && a.policy != nil && a.policy.Action == mesh.Allow:
+			ps[i].InForce = "until it is corrected it allows nothing to the pods it selects"
+		case k.Kind == "AuthorizationPolicy" && a != nil && a.standIn && a.policy != nil:
+			ps[i].InForce = "until it is corrected every connection to the pods it selects is refused"
+		case k.Kind == "PeerAuthentication" && pa != nil && pa.standIn:
+			ps[i].InForce = "until it is corrected the pods it selects refuse plaintext"
+		}
+	}
+}
+
 // authzStandIn is nil for a policy that would refuse nobody at L4, and for one whose name may be another's.
 func authzStandIn(o *istiosecurity.AuthorizationPolicy, root string) *authzPolicy {
 	dry, _ := dryRun(o.Annotations)

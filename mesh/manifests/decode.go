@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	sigsjson "sigs.k8s.io/json"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh/kube"
 )
 
@@ -32,6 +33,7 @@ var kinds = map[string]struct {
 	"ServiceAccount":      {"v1", true, func() runtime.Object { return &corev1.ServiceAccount{} }},
 	"ServiceCIDR":         {"networking.k8s.io/v1", false, func() runtime.Object { return &networkingv1.ServiceCIDR{} }},
 	"EndpointSlice":       {"discovery.k8s.io/v1", true, func() runtime.Object { return &discoveryv1.EndpointSlice{} }},
+	"MeshConfig":          {"warren.dev/v1alpha1", false, func() runtime.Object { return &v1alpha1.MeshConfig{} }},
 	"PeerAuthentication":  {"security.istio.io/v1", true, func() runtime.Object { return &istiosecurity.PeerAuthentication{} }},
 	"AuthorizationPolicy": {"security.istio.io/v1", true, func() runtime.Object { return &istiosecurity.AuthorizationPolicy{} }},
 }
@@ -78,7 +80,7 @@ func decode(d document) (o object, ok bool) {
 	}
 	kind, known := kinds[head.Kind]
 	if !known || group(head.APIVersion) != group(kind.version) {
-		if group(head.APIVersion) != group(kinds["PeerAuthentication"].version) {
+		if g := group(head.APIVersion); g != group(kinds["PeerAuthentication"].version) && g != v1alpha1.GroupVersion.Group {
 			return o, false
 		}
 		o.key = kube.Key{Kind: head.Kind, Namespace: orDefault(head.Metadata.Namespace), Name: head.Metadata.Name}

@@ -179,7 +179,7 @@ func FuzzManifest(f *testing.F) {
 				one.objects = append(one.objects, &o)
 			}
 		}
-		_, ps := m.step(tr, map[string]*file{"f.yaml": one}, nil, true)
+		_, _, ps := m.step(tr, map[string]*file{"f.yaml": one}, nil, true)
 		for _, p := range ps {
 			if !strings.HasPrefix(p.Source, "f.yaml:") || p.Err == nil {
 				t.Errorf("a problem without its place: %+v", p)

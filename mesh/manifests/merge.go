@@ -39,8 +39,9 @@ func newMerge() merge {
 	}
 }
 
-// step tells the translator what changed and returns the sum of its answers and all problems that stand.
-func (m *merge) step(t *kube.Translator, files map[string]*file, captures map[string]capture, first bool) (kube.Result, []kube.Problem) {
+// step tells the translator what changed and returns the sum of its answers, all objects, refused ones among them, and
+// all problems that stand.
+func (m *merge) step(t *kube.Translator, files map[string]*file, captures map[string]capture, first bool) (kube.Result, map[kube.Key]*object, []kube.Problem) {
 	wanted, problems := choose(files)
 	events := m.events(wanted, capturesByPod(captures))
 	r := t.Apply(events)
@@ -57,10 +58,11 @@ func (m *merge) step(t *kube.Translator, files map[string]*file, captures map[st
 		}
 		problems = append(problems, p)
 	}
+	t.StandIns(problems)
 	slices.SortStableFunc(problems, func(a, b kube.Problem) int {
 		return strings.Compare(a.Object+"\x00"+a.Source+"\x00"+a.Field, b.Object+"\x00"+b.Source+"\x00"+b.Field)
 	})
-	return r, problems
+	return r, wanted, problems
 }
 
 func keyNamed(wanted map[kube.Key]*object, name string) kube.Key {

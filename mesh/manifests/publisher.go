@@ -62,11 +62,28 @@ type conditionFile struct {
 
 // PublishCondition writes the object's condition.
 func (p *Publisher) PublishCondition(_ context.Context, object string, c kube.Condition) error {
-	name := strings.NewReplacer(" ", "_", "/", "_").Replace(object) + "." + c.Type
-	if err := plain(name); err != nil {
+	path, err := p.conditionPath(object, c.Type)
+	if err != nil {
 		return fmt.Errorf("publish condition of %s: %w", object, err)
 	}
-	return writeJSON(filepath.Join(p.Dir, StatusDir, conditionsDir, name+".json"), conditionFile{Object: object, Condition: c, Time: p.now()})
+	return writeJSON(path, conditionFile{Object: object, Condition: c, Time: p.now()})
+}
+
+// ForgetCondition removes the condition's file.
+func (p *Publisher) ForgetCondition(_ context.Context, object, conditionType string) error {
+	path, err := p.conditionPath(object, conditionType)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget condition of %s: %w", object, err)
+	}
+	return nil
+}
+
+func (p *Publisher) conditionPath(object, conditionType string) (string, error) {
+	name := strings.NewReplacer(" ", "_", "/", "_").Replace(object) + "." + conditionType
+	return filepath.Join(p.Dir, StatusDir, conditionsDir, name+".json"), plain(name)
 }
 
 // ReadConditions returns all published conditions by object, then type.

@@ -47,7 +47,10 @@ type Source struct {
 	standing kube.Namespaces
 	changed  chan struct{} // closed when local changes
 	problems []kube.Problem
-	told     chan struct{} // holds one token when problems changed
+	told     chan struct{} // holds one token when something may have changed that conditions tell
+
+	wanted     map[kube.Key]*object // never modified
+	meshConfig kube.MeshConfigState
 }
 
 // New returns a source for dir. A nil log is silent. Nothing is read before Run.
@@ -113,7 +116,7 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	defer w.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.publishProblems(ctx) })
+	g.Go(func() error { return s.publishConditions(ctx) })
 	g.Go(func() error { return s.run(ctx, w) })
 	if err := g.Wait(); ctx.Err() == nil || err != ctx.Err() {
 		return err
@@ -181,7 +184,7 @@ func (s *Source) readCapture(path string, info stat, touched bool) {
 
 // step gives the store the difference, as one step.
 func (s *Source) step(first bool) {
-	r, ps := s.merge.step(s.translator, s.files, s.captures, first)
+	r, wanted, ps := s.merge.step(s.translator, s.files, s.captures, first)
 	s.store.Apply(r.Changes...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,10 +208,11 @@ func (s *Source) step(first bool) {
 			}
 		}
 		s.problems = ps
-		select {
-		case s.told <- struct{}{}:
-		default:
-		}
+	}
+	s.wanted, s.meshConfig = wanted, s.translator.MeshConfig()
+	select {
+	case s.told <- struct{}{}:
+	default:
 	}
 }
 

@@ -277,7 +277,104 @@ func TestSourceRefusesByNameFileLineAndField(t *testing.T) {
 			d.remove("pod.yaml")
 			d.wait("deleted", func(s *mesh.Snapshot) bool { return s.Workload(webUID) == nil })
 			d.noProblems()
+			if p.Object != "" {
+				waitNoCondition(t, d.dir, p.Object)
+			}
 		})
+	}
+}
+
+// TestSourceForgetsConditionsOfAnEarlierProcess: also of what was deleted while nobody looked.
+func TestSourceForgetsConditionsOfAnEarlierProcess(t *testing.T) {
+	d := newDirectory(t, map[string]string{"ns.yaml": shop, "pod.yaml": webPod})
+	p := &Publisher{Dir: d.dir}
+	for _, object := range []string{"Pod shop/web", "Pod shop/gone"} {
+		if err := p.PublishCondition(t.Context(), object, kube.Condition{Type: kube.ConditionAccepted, Reason: kube.ReasonInvalid}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.PublishCondition(t.Context(), "CertificateAuthority ca", kube.Condition{Type: "Ready"}); err != nil {
+		t.Fatal(err)
+	}
+	d.src.PublishConditions(p)
+	d.run()
+	waitCondition(t, d.dir, "Pod shop/web", true)
+	waitNoCondition(t, d.dir, "Pod shop/gone")
+	if all, err := ReadConditions(d.dir); err != nil || len(all["CertificateAuthority ca"]) != 1 {
+		t.Errorf("another's condition went: %v, %v", all, err)
+	}
+}
+
+// TestSourceMeshConfig: it takes effect, a bad one changes nothing, and it says so.
+func TestSourceMeshConfig(t *testing.T) {
+	const good = "apiVersion: warren.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec:\n  mtls: {mode: STRICT}\n  drain: 5s\n"
+	d := newDirectory(t, map[string]string{"ns.yaml": shop, "pod.yaml": webPod, "mesh.yaml": good})
+	d.src.PublishConditions(&Publisher{Dir: d.dir})
+	d.run()
+	strict := func(want bool) func(*mesh.Snapshot) bool {
+		return func(s *mesh.Snapshot) bool {
+			return s.Config().MTLSStrict == want && (len(s.Workload(webUID).Policies) == 1) == want
+		}
+	}
+	d.wait("STRICT", strict(true))
+	waitCondition(t, d.dir, "MeshConfig default", true)
+	for _, tt := range []struct{ from, to, field, line string }{
+		{"5s", "15m", "spec.drain", "mesh.yaml:6"},
+		{"STRICT", "NONE", "spec.mtls.mode", "mesh.yaml:5"},
+		{"drain: 5s", "sameNodeTLS: perhaps", "spec.sameNodeTLS", "mesh.yaml:6"},
+		{"drain: 5s", "drian: 5s", "spec.drian", "mesh.yaml:6"},
+		{"name: default", "name: other", "metadata.name", "other.yaml:3"},
+	} {
+		bad := strings.Replace(good, tt.from, tt.to, 1)
+		if tt.field == "metadata.name" {
+			d.write("other.yaml", bad)
+		} else {
+			d.write("mesh.yaml", bad)
+		}
+		if p := d.problem(tt.line); p.Field != tt.field {
+			t.Errorf("field %s, want %s", p.Field, tt.field)
+		}
+		if !strict(true)(d.src.Store().Snapshot()) {
+			t.Errorf("%s: the last good one did not stay", tt.to)
+		}
+		if tt.field != "metadata.name" {
+			waitCondition(t, d.dir, "MeshConfig default", false)
+		}
+		d.write("mesh.yaml", good)
+		if tt.field == "metadata.name" {
+			d.remove("other.yaml")
+		}
+		d.noProblems()
+	}
+	d.remove("mesh.yaml")
+	d.wait("deleted", strict(false))
+	waitNoCondition(t, d.dir, "MeshConfig default")
+}
+
+// TestSourceMeshConfigThatWasNeverGood: nobody can say what was promised, so plaintext is refused unless it says not.
+func TestSourceMeshConfigThatWasNeverGood(t *testing.T) {
+	for mode, want := range map[string]bool{"mode: STRICT": true, "mode: {}": true, "mode: PERMISSIVE": false, "": false} {
+		d := newDirectory(t, map[string]string{"ns.yaml": shop, "pod.yaml": webPod,
+			"mesh.yaml": "apiVersion: warren.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {mtls: {" + mode + "}, drian: 5s}\n"})
+		d.src.PublishConditions(&Publisher{Dir: d.dir})
+		d.run()
+		if got := len(d.src.Store().Snapshot().Workload(webUID).Policies) == 1; got != want {
+			t.Errorf("%q: strict %v, want %v", mode, got, want)
+		}
+		waitCondition(t, d.dir, "MeshConfig default", false)
+	}
+}
+
+func waitNoCondition(t *testing.T, dir, object string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		all, err := ReadConditions(dir)
+		if err == nil && len(all[object]) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("conditions of %s stay: %+v, %v", object, all[object], err)
+		}
 	}
 }
 

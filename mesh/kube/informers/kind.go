@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/kube/apiserver"
 )
@@ -32,6 +33,8 @@ type kind struct {
 	optional bool
 	// conditions: objects of the kind have status.conditions.
 	conditions bool
+	// conditionPrefix begins the types of those that are ours.
+	conditionPrefix string
 	// watch makes the lister and watcher; wire is an example of what comes over it.
 	watch func(*apiserver.Client, schema.GroupVersionResource) (cache.ListerWatcher, error)
 	wire  runtime.Object
@@ -49,8 +52,9 @@ var kinds = []kind{
 	builtin("Service", corev1.SchemeGroupVersion.WithResource("services"), &corev1.Service{}),
 	builtin("Pod", corev1.SchemeGroupVersion.WithResource("pods"), &corev1.Pod{}),
 	builtin("EndpointSlice", discoveryv1.SchemeGroupVersion.WithResource("endpointslices"), &discoveryv1.EndpointSlice{}),
-	policy("PeerAuthentication", "peerauthentications", func() runtime.Object { return &istiosecurity.PeerAuthentication{} }),
-	policy("AuthorizationPolicy", "authorizationpolicies", func() runtime.Object { return &istiosecurity.AuthorizationPolicy{} }),
+	custom("MeshConfig", v1alpha1.GroupVersion.WithResource("meshconfigs"), "", func() runtime.Object { return &v1alpha1.MeshConfig{} }),
+	custom("PeerAuthentication", istiosecurity.SchemeGroupVersion.WithResource("peerauthentications"), foreign, func() runtime.Object { return &istiosecurity.PeerAuthentication{} }),
+	custom("AuthorizationPolicy", istiosecurity.SchemeGroupVersion.WithResource("authorizationpolicies"), foreign, func() runtime.Object { return &istiosecurity.AuthorizationPolicy{} }),
 }
 
 // message is what the built-in types can do.
@@ -113,14 +117,14 @@ func (k kind) metadataOnly() kind {
 	return k
 }
 
-// policy is a kind of Istio's security API, in JSON. Objects are kept as they were written, so that one this
-// version can't read is one problem and not the end of its kind's watch.
-func policy(name, resource string, empty func() runtime.Object) kind {
+// custom is a kind that a CustomResourceDefinition defines, in JSON. Objects are kept as they were written, so that one
+// this version can't read is one problem and not the end of its kind's watch.
+func custom(name string, resource schema.GroupVersionResource, prefix string, empty func() runtime.Object) kind {
 	return kind{
-		name: name, resource: istiosecurity.SchemeGroupVersion.WithResource(resource),
+		name: name, resource: resource,
 		wire:       &unstructured.Unstructured{},
 		optional:   true,
-		conditions: true,
+		conditions: true, conditionPrefix: prefix,
 		watch: func(c *apiserver.Client, r schema.GroupVersionResource) (cache.ListerWatcher, error) {
 			d, err := c.Dynamic()
 			if err != nil {
@@ -134,22 +138,28 @@ func policy(name, resource string, empty func() runtime.Object) kind {
 				},
 			}, nil
 		},
-		trim:   trimPolicy,
+		trim:   func(o runtime.Object) (runtime.Object, error) { return trimCustom(o, prefix) },
 		encode: func(o runtime.Object) ([]byte, error) { return json.Marshal(o.(*unstructured.Unstructured).Object) },
-		decode: func(b []byte) (runtime.Object, []error) { return decodePolicy(b, empty()) },
+		decode: func(b []byte) (runtime.Object, []error) { return decodeCustom(b, empty()) },
 	}
 }
 
-// ourCondition is the condition type under which we write about an object.
-const ourCondition = "warren.dev/" + kube.ConditionAccepted
+// foreign begins the types of our conditions in the status of others' kinds.
+const foreign = "warren.dev/"
 
-// trimPolicy keeps what is read: name, age, the dry-run annotation, the spec, and our own condition.
-func trimPolicy(o runtime.Object) (runtime.Object, error) {
+// trimCustom keeps what is read: name, age, generation, the dry-run annotation, the spec, and our own conditions.
+func trimCustom(o runtime.Object, prefix string) (runtime.Object, error) {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
-		return nil, fmt.Errorf("trim object: %T is no policy", o)
+		return nil, fmt.Errorf("trim object: %T is of no custom kind", o)
 	}
-	meta := map[string]any{"name": u.GetName(), "namespace": u.GetNamespace()}
+	meta := map[string]any{"name": u.GetName()}
+	if ns := u.GetNamespace(); ns != "" {
+		meta["namespace"] = ns
+	}
+	if g := u.GetGeneration(); g != 0 && prefix == "" {
+		meta["generation"] = g
+	}
 	if t, ok, _ := unstructured.NestedString(u.Object, "metadata", "creationTimestamp"); ok {
 		meta["creationTimestamp"] = t
 	}
@@ -161,18 +171,26 @@ func trimPolicy(o runtime.Object) (runtime.Object, error) {
 		out["spec"] = spec
 	}
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	var ours []any
 	for _, c := range conditions {
-		if m, ok := c.(map[string]any); ok && m["type"] == ourCondition {
-			out["status"] = map[string]any{"conditions": []any{map[string]any{
-				"type": m["type"], "status": m["status"], "reason": m["reason"], "message": m["message"],
-			}}}
+		m, ok := c.(map[string]any)
+		if !ok || m["type"] != prefix+kube.ConditionAccepted && m["type"] != prefix+kube.ConditionApplied {
+			continue
 		}
+		kept := map[string]any{"type": m["type"], "status": m["status"], "reason": m["reason"], "message": m["message"]}
+		if g, ok := m["observedGeneration"]; ok {
+			kept["observedGeneration"] = g
+		}
+		ours = append(ours, kept)
+	}
+	if len(ours) > 0 {
+		out["status"] = map[string]any{"conditions": ours}
 	}
 	return &unstructured.Unstructured{Object: out}, nil
 }
 
-// decodePolicy reads a kept policy into o. A panic of a type's own reader is an error.
-func decodePolicy(b []byte, o runtime.Object) (_ runtime.Object, errs []error) {
+// decodeCustom reads a kept object into o. A panic of a type's own reader is an error.
+func decodeCustom(b []byte, o runtime.Object) (_ runtime.Object, errs []error) {
 	defer func() {
 		if r := recover(); r != nil {
 			errs = []error{fmt.Errorf("read object: panic: %v", r)}

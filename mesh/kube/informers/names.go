@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/warren-mesh/warren/api/v1alpha1"
 	"github.com/warren-mesh/warren/mesh/kube"
 )
 
@@ -39,6 +40,8 @@ func named(kind, key string) runtime.Object {
 		return &corev1.Pod{ObjectMeta: m}
 	case "EndpointSlice":
 		return &discoveryv1.EndpointSlice{ObjectMeta: m}
+	case "MeshConfig":
+		return &v1alpha1.MeshConfig{ObjectMeta: m}
 	case "PeerAuthentication":
 		return &istiosecurity.PeerAuthentication{ObjectMeta: m}
 	case "AuthorizationPolicy":

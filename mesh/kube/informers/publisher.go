@@ -130,6 +130,9 @@ func (p *Publisher) PublishCondition(ctx context.Context, object string, c kube.
 	return nil
 }
 
+// ForgetCondition has nothing to do: a condition goes with its object.
+func (p *Publisher) ForgetCondition(context.Context, string, string) error { return nil }
+
 // parseObject undoes kube.Key.String.
 func parseObject(object string) (kind, string, error) {
 	name, key, ok := strings.Cut(object, " ")
@@ -150,7 +153,7 @@ func (p *Publisher) setCondition(ctx context.Context, k kind, ns, name string, c
 		if err != nil {
 			return err
 		}
-		if changed, err := mergeCondition(o, c, time.Now()); err != nil || !changed {
+		if changed, err := mergeCondition(o, k.conditionPrefix, c, time.Now()); err != nil || !changed {
 			return err
 		}
 		_, err = objects.UpdateStatus(ctx, o, metav1.UpdateOptions{FieldManager: p.component})
@@ -161,7 +164,7 @@ func (p *Publisher) setCondition(ctx context.Context, k kind, ns, name string, c
 }
 
 // mergeCondition puts the condition among the object's others, and reports whether that changed anything.
-func mergeCondition(o *unstructured.Unstructured, c kube.Condition, now time.Time) (bool, error) {
+func mergeCondition(o *unstructured.Unstructured, prefix string, c kube.Condition, now time.Time) (bool, error) {
 	list, _, err := unstructured.NestedSlice(o.Object, "status", "conditions")
 	if err != nil {
 		return false, fmt.Errorf("read status.conditions: %w", err)
@@ -170,17 +173,25 @@ func mergeCondition(o *unstructured.Unstructured, c kube.Condition, now time.Tim
 	if c.Status {
 		status = "True"
 	}
+	ours := prefix + c.Type
 	next := map[string]any{
-		"type": ourCondition, "status": status, "reason": c.Reason, "message": c.Message,
+		"type": ours, "status": status, "reason": c.Reason, "message": c.Message,
 		"lastTransitionTime": now.UTC().Format(time.RFC3339),
 	}
-	i := slices.IndexFunc(list, func(v any) bool { m, ok := v.(map[string]any); return ok && m["type"] == ourCondition })
+	if c.ObservedGeneration != 0 {
+		next["observedGeneration"] = c.ObservedGeneration
+		if err := unstructured.SetNestedField(o.Object, c.ObservedGeneration, "status", "observedGeneration"); err != nil {
+			return false, err
+		}
+	}
+	i := slices.IndexFunc(list, func(v any) bool { m, ok := v.(map[string]any); return ok && m["type"] == ours })
 	if i < 0 {
 		list = append(list, next)
 	} else {
 		old := list[i].(map[string]any)
 		message, _ := old["message"].(string)
-		if old["status"] == status && old["reason"] == c.Reason && message == c.Message {
+		generation, _, _ := unstructured.NestedInt64(old, "observedGeneration")
+		if old["status"] == status && old["reason"] == c.Reason && message == c.Message && generation == c.ObservedGeneration {
 			return false, nil
 		}
 		if old["status"] == status && old["lastTransitionTime"] != nil {

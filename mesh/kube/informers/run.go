@@ -70,7 +70,7 @@ func (s *Source) step() {
 		s.local.Apply(r)
 		s.stand(r)
 	}
-	s.tell(slices.Concat(unreadable, s.translator.Problems()))
+	s.tell(s.translator, slices.Concat(unreadable, s.translator.Problems()))
 }
 
 // serveStale serves the snapshot on disk while the API server is away. It is read by a translator of its own:
@@ -96,7 +96,7 @@ func (s *Source) serveStale() {
 	s.written = written
 	s.mu.Unlock()
 	s.begin(t.Synced(), servingStale)
-	s.tell(slices.Concat(problems, t.Problems()))
+	s.tell(t, slices.Concat(problems, t.Problems()))
 }
 
 // begin makes r, a translator's first result, all the store holds.
@@ -116,13 +116,12 @@ func (s *Source) begin(r kube.Result, what serving) {
 	}
 }
 
-// tell keeps the problems, and logs the new ones.
-func (s *Source) tell(now []kube.Problem) {
+// tell keeps the problems and how the MeshConfig stands, and logs the new problems.
+func (s *Source) tell(t *kube.Translator, now []kube.Problem) {
+	t.StandIns(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.EqualFunc(s.problems, now, sameProblem) {
-		return
-	}
+	s.meshConfig = t.MeshConfig()
 	for _, p := range now {
 		if !slices.ContainsFunc(s.problems, func(o kube.Problem) bool { return sameProblem(o, p) }) {
 			s.log.Warn("object refused", "object", p.Object, "field", p.Field, "err", p.Err, "partial", p.Partial)

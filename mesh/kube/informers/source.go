@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,15 +45,16 @@ type Source struct {
 	store  *mesh.Store
 	local  *kube.LocalPods
 	synced chan struct{}
-	told   chan struct{} // holds one token when problems changed
+	told   chan struct{} // holds one token when something may have changed that conditions tell
 
 	translator *kube.Translator // Run's own
 
-	mu       sync.Mutex
-	problems []kube.Problem
-	standing kube.Namespaces
-	serving  serving
-	written  time.Time // of the snapshot on disk that is served, or was written last
+	mu         sync.Mutex
+	problems   []kube.Problem
+	meshConfig kube.MeshConfigState
+	standing   kube.Namespaces
+	serving    serving
+	written    time.Time // of the snapshot on disk that is served, or was written last
 }
 
 // serving says what the store holds.
@@ -127,37 +129,75 @@ func (s *Source) PublishProblems(ctx context.Context, p kube.Publisher) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return kube.ProblemConditions{Publisher: p, Problems: s.Problems, Published: s.board.conditions(), Log: s.log}.Run(ctx, s.told)
+	return kube.Conditions{Publisher: p, Objects: s, Published: s.board.conditions(), Log: s.log}.Run(ctx, s.told)
 }
 
 // conditions are those that objects carry from us already.
-func (b *board) conditions() map[string]kube.Condition {
+func (b *board) conditions() map[kube.ConditionKey]kube.Condition {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	out := map[string]kube.Condition{}
+	out := map[kube.ConditionKey]kube.Condition{}
 	for _, c := range b.kinds {
+		if !c.kind.conditions {
+			continue
+		}
 		for key, data := range c.objects {
-			if cond, ok := conditionIn(data); c.kind.conditions && ok {
-				ns, name := split(key)
-				out[kube.Key{Kind: c.kind.name, Namespace: ns, Name: name}.String()] = cond
+			ns, name := split(key)
+			object := kube.Key{Kind: c.kind.name, Namespace: ns, Name: name}.String()
+			for _, cond := range conditionsIn(data, c.kind.conditionPrefix) {
+				out[kube.ConditionKey{Object: object, Type: cond.Type}] = cond
 			}
 		}
 	}
 	return out
 }
 
-// conditionIn is our condition in a kept policy.
-func conditionIn(data []byte) (kube.Condition, bool) {
+// exists reports whether the object is there. Of a kind that is not watched it says true.
+func (b *board) exists(object string) bool {
+	k, ok := kube.ParseKey(object)
+	if !ok {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.IndexFunc(b.kinds, func(c *kindCache) bool { return c.kind.name == k.Kind })
+	if i < 0 {
+		return true
+	}
+	_, ok = b.kinds[i].objects[strings.TrimPrefix(k.Namespace+"/"+k.Name, "/")]
+	return ok
+}
+
+// Exists reports whether the API server has the object, refused or not.
+func (s *Source) Exists(object string) bool { return s.board.exists(object) }
+
+// MeshConfig returns how the cluster's MeshConfig stands.
+func (s *Source) MeshConfig() kube.MeshConfigState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meshConfig
+}
+
+// conditionsIn are our conditions in a kept object.
+func conditionsIn(data []byte, prefix string) (out []kube.Condition) {
 	var o struct {
 		Status struct {
-			Conditions []struct{ Status, Reason, Message string }
+			Conditions []struct {
+				Type, Status, Reason, Message string
+				ObservedGeneration            int64
+			}
 		}
 	}
-	if err := json.Unmarshal(data, &o); err != nil || len(o.Status.Conditions) == 0 {
-		return kube.Condition{}, false
+	if json.Unmarshal(data, &o) != nil {
+		return nil
 	}
-	c := o.Status.Conditions[0]
-	return kube.Condition{Type: kube.ConditionAccepted, Status: c.Status == "True", Reason: c.Reason, Message: c.Message}, true
+	for _, c := range o.Status.Conditions {
+		out = append(out, kube.Condition{
+			Type: strings.TrimPrefix(c.Type, prefix), Status: c.Status == "True", Reason: c.Reason, Message: c.Message,
+			ObservedGeneration: c.ObservedGeneration,
+		})
+	}
+	return out
 }
 
 // Namespaces are the names of all namespaces, in no order.

@@ -125,7 +125,7 @@ func TestAMissingKindIsNoObstacle(t *testing.T) {
 			absent = append(absent, k.Kind)
 		}
 	}
-	if want := []string{"ServiceCIDR", "PeerAuthentication", "AuthorizationPolicy"}; !slices.Equal(absent, want) {
+	if want := []string{"ServiceCIDR", "MeshConfig", "PeerAuthentication", "AuthorizationPolicy"}; !slices.Equal(absent, want) {
 		t.Errorf("absent: %v, want %v", absent, want)
 	}
 	installPolicies(s)
@@ -135,7 +135,7 @@ func TestAMissingKindIsNoObstacle(t *testing.T) {
 	// A server that forgets the kind for a moment takes no policy away.
 	s.Uninstall(authz)
 	s.Cut()
-	eventually(t, "the absence is noticed", func() bool { return r.Status().Kinds[7].Absent })
+	eventually(t, "the absence is noticed", func() bool { return r.Status().Kinds[8].Absent })
 	s.Put("v1/pods", pod("cart-9", "b", 19))
 	r.wait(t, "a later step", func(m *mesh.Snapshot) bool { return m.WorkloadByPod("uid-cart-9") != nil })
 	if !hasPolicy("no")(r.Store().Snapshot()) {
