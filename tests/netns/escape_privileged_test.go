@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warren-mesh/warren/tests/escape"
 	"github.com/warren-mesh/warren/tests/packets"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
@@ -72,18 +73,18 @@ func newPrison(t *testing.T) *prison {
 	return p
 }
 
-// TestNoWayAroundByConnect tries every way to connect, from a captured pod, as uid 0 with all capabilities. Each is
+// TestNoWayAroundByConnect tries every escape.Way to connect, from a captured pod, as uid 0 with all capabilities. Each is
 // carried by the mesh, which the client's ztunnel proves with a line about just this connection, or does not happen.
 func TestNoWayAroundByConnect(t *testing.T) {
 	testutil.Privileged(t)
 	p := newPrison(t)
 	carried := 0
-	for i, y := range ways {
+	for i, y := range escape.Ways {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			if y.mapped && family == unix.AF_INET {
+			if y.Mapped && family == unix.AF_INET {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s, IPv%d", y.name, map[int]int{unix.AF_INET: 4, unix.AF_INET6: 6}[family]), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, IPv%d", y.Name, map[int]int{unix.AF_INET: 4, unix.AF_INET6: 6}[family]), func(t *testing.T) {
 				for _, target := range []netip.AddrPort{p.at(p.outside, 8080, y, family), p.at(p.far, 8081, y, family)} {
 					line := fmt.Sprintf("marker-%d-%d-%d", i, family, target.Port())
 					if p.try(t, y, family, target, line) {
@@ -98,9 +99,9 @@ func TestNoWayAroundByConnect(t *testing.T) {
 }
 
 // at is a pod's address as the way names it.
-func (p *prison) at(to *Pod, port uint16, y way, family int) netip.AddrPort {
+func (p *prison) at(to *Pod, port uint16, y escape.Way, family int) netip.AddrPort {
 	switch {
-	case y.mapped:
+	case y.Mapped:
 		return netip.AddrPortFrom(netip.AddrFrom16(to.IPv4.As16()), port)
 	case family == unix.AF_INET6:
 		return netip.AddrPortFrom(to.IPv6, port)
@@ -109,23 +110,23 @@ func (p *prison) at(to *Pod, port uint16, y way, family int) netip.AddrPort {
 }
 
 // try connects and sends the line; it says whether the line arrived, and then there must be a record of it.
-func (p *prison) try(t *testing.T, y way, family int, to netip.AddrPort, line string) bool {
+func (p *prison) try(t *testing.T, y escape.Way, family int, to netip.AddrPort, line string) bool {
 	t.Helper()
 	from := p.client.IPv4
 	if family == unix.AF_INET6 {
 		from = p.client.IPv6
 	}
-	w := &attempt{from: netip.AddrPortFrom(from, 0), to: to, family: family, first: []byte(line + "\n")}
-	if y.mapped {
-		w.from = netip.AddrPortFrom(netip.AddrFrom16(p.client.IPv4.As16()), 0)
+	w := &escape.Attempt{From: netip.AddrPortFrom(from, 0), To: to, Family: family, First: []byte(line + "\n")}
+	if y.Mapped {
+		w.From = netip.AddrPortFrom(netip.AddrFrom16(p.client.IPv4.As16()), 0)
 	}
-	c, err := y.open(p.client, w)
+	c, err := y.Open(p.client.Socket, w)
 	var local string
 	if err == nil {
 		local, err = sendLine(c, w, line)
 		c.Close()
 	}
-	if y.fails {
+	if y.Fails {
 		if err == nil {
 			t.Errorf("to %s: it connected", to)
 		}
@@ -149,8 +150,8 @@ func (p *prison) try(t *testing.T, y way, family int, to netip.AddrPort, line st
 }
 
 // sendLine sends what was not sent yet and wants the server's word for it. It returns the connection's own address.
-func sendLine(c net.Conn, w *attempt, line string) (string, error) {
-	if _, err := c.Write(w.first[w.sent:]); err != nil {
+func sendLine(c net.Conn, w *escape.Attempt, line string) (string, error) {
+	if _, err := c.Write(w.First[w.Sent:]); err != nil {
 		return "", err
 	}
 	got, err := io.ReadAll(c)

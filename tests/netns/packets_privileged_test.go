@@ -5,7 +5,6 @@ package netns
 import (
 	"bytes"
 	"errors"
-	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -13,17 +12,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/warren-mesh/warren/tests/escape"
+	"github.com/warren-mesh/warren/tests/packets"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
-
-// sender sends packets from a pod past its sockets' connect.
-type sender struct {
-	name string
-	send func(t *testing.T, from, to netip.AddrPort, tag [4]byte)
-	v6   bool
-	why  string // the guard's word
-	vlan bool
-}
 
 // tap sees every frame on the wire between the nodes, whatever is in it.
 type tap struct{ socket *os.File }
@@ -62,103 +54,28 @@ func (w tap) until(t *testing.T, last, other []byte) (sawOther bool) {
 	return false
 }
 
-// senders are the ways past connect: raw sockets, and packet sockets that go round what the pod's own namespace could
-// attach to its device.
-func senders(t *testing.T, p *Pod) []sender {
-	destination, source := p.hostEnd(t).HardwareAddr, p.eth0(t).HardwareAddr
-	packet, err := p.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+// link is the pod's interface, for sending what no connect sees.
+func (p *Pod) link(t *testing.T) escape.Link {
+	t.Helper()
+	own := attributes(t, p.sandbox, "eth0")
+	return escape.Link{Socket: p.Socket, Index: own.Index, MAC: own.HardwareAddr, Next: p.hostEnd(t).HardwareAddr}
+}
+
+// hostEnd is the node's end of the pod's link.
+func (p *Pod) hostEnd(t *testing.T) *netlink.LinkAttrs { return attributes(t, p.Node.sandbox, p.veth) }
+
+func attributes(t *testing.T, s *sandbox, name string) *netlink.LinkAttrs {
+	t.Helper()
+	l, err := s.links()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.SetsockoptInt(int(packet.Fd()), unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+	defer l.Close()
+	link, err := l.LinkByName(name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	device := &unix.SockaddrLinklayer{Ifindex: p.eth0(t).Index, Halen: 6}
-	inject := func(t *testing.T, tagged bool, packets ...[]byte) {
-		t.Helper()
-		for _, ip := range packets {
-			if err := unix.Sendto(int(packet.Fd()), frame(destination, source, ip, tagged), 0, device); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	raw := func(t *testing.T, protocol int, b []byte, to netip.AddrPort) {
-		t.Helper()
-		family := unix.AF_INET
-		if to.Addr().Is6() {
-			family = unix.AF_INET6
-		}
-		s, err := p.Socket(family, unix.SOCK_RAW, protocol)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		if err := unix.SetsockoptInt(int(s.Fd()), unix.SOL_SOCKET, unix.SO_MARK, 0x539); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Sendto(int(s.Fd()), b, 0, sockaddr(family, netip.AddrPortFrom(to.Addr(), 0))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole := func(from, to netip.AddrPort, tag [4]byte) []byte {
-		if syn := tcpSegment(from, to, tcpSYN, tag); to.Addr().Is4() {
-			return packet4(from.Addr(), to.Addr(), 0, syn)
-		} else {
-			return packet6(from.Addr(), to.Addr(), unix.IPPROTO_TCP, syn)
-		}
-	}
-	const more = 0x2000
-	type ap = netip.AddrPort
-	out := []sender{
-		{"two fragments", func(t *testing.T, from, to ap, tag [4]byte) {
-			syn := tcpSegment(from, to, tcpSYN, tag)
-			inject(t, false, packet4(from.Addr(), to.Addr(), more, syn[:16]), packet4(from.Addr(), to.Addr(), 2, syn[16:]))
-		}, false, "GUARD_NOT_EXEMPT", false},
-		{"flags in the second fragment", func(t *testing.T, from, to ap, tag [4]byte) {
-			syn := tcpSegment(from, to, tcpSYN, tag)
-			inject(t, false, packet4(from.Addr(), to.Addr(), more, syn[:8]), packet4(from.Addr(), to.Addr(), 1, syn[8:]))
-		}, false, "GUARD_UNPARSABLE", false},
-		{"extension headers", func(t *testing.T, from, to ap, tag [4]byte) {
-			syn := tcpSegment(from, to, tcpSYN, tag)
-			inject(t, false, packet6(from.Addr(), to.Addr(), unix.IPPROTO_DSTOPTS, destinationOptions(unix.IPPROTO_DSTOPTS, destinationOptions(unix.IPPROTO_TCP, syn))))
-		}, true, "GUARD_NOT_EXEMPT", false},
-		{"two IPv6 fragments", func(t *testing.T, from, to ap, tag [4]byte) {
-			syn := tcpSegment(from, to, tcpSYN, tag)
-			inject(t, false, packet6(from.Addr(), to.Addr(), unix.IPPROTO_FRAGMENT, fragment6(unix.IPPROTO_TCP, 0, true, syn[:16])),
-				packet6(from.Addr(), to.Addr(), unix.IPPROTO_FRAGMENT, fragment6(unix.IPPROTO_TCP, 2, false, syn[16:])))
-		}, true, "GUARD_NOT_EXEMPT", false},
-		{"flags in the second IPv6 fragment", func(t *testing.T, from, to ap, tag [4]byte) {
-			syn := tcpSegment(from, to, tcpSYN, tag)
-			inject(t, false, packet6(from.Addr(), to.Addr(), unix.IPPROTO_FRAGMENT, fragment6(unix.IPPROTO_TCP, 0, true, syn[:8])),
-				packet6(from.Addr(), to.Addr(), unix.IPPROTO_FRAGMENT, fragment6(unix.IPPROTO_TCP, 1, false, syn[8:])))
-		}, true, "GUARD_UNPARSABLE", false},
-	}
-	for _, v6 := range []bool{false, true} {
-		family := map[bool]string{false: " IPv4", true: " IPv6"}[v6]
-		out = append(out,
-			sender{"raw TCP socket" + family, func(t *testing.T, from, to ap, tag [4]byte) {
-				raw(t, unix.IPPROTO_TCP, tcpSegment(from, to, tcpSYN, tag), to)
-			}, v6, "GUARD_NOT_EXEMPT", false},
-			sender{"raw IP socket" + family, func(t *testing.T, from, to ap, tag [4]byte) {
-				raw(t, unix.IPPROTO_RAW, whole(from, to, tag), to)
-			}, v6, "GUARD_NOT_EXEMPT", false},
-			sender{"packet socket" + family, func(t *testing.T, from, to ap, tag [4]byte) {
-				inject(t, false, whole(from, to, tag))
-			}, v6, "GUARD_NOT_EXEMPT", false},
-			sender{"packet socket, SYN with every flag but ACK" + family, func(t *testing.T, from, to ap, tag [4]byte) {
-				syn := tcpSegment(from, to, 0xff&^tcpACK, tag)
-				if v6 {
-					inject(t, false, packet6(from.Addr(), to.Addr(), unix.IPPROTO_TCP, syn))
-				} else {
-					inject(t, false, packet4(from.Addr(), to.Addr(), 0, syn))
-				}
-			}, v6, "GUARD_NOT_EXEMPT", false},
-			sender{"VLAN" + family, func(t *testing.T, from, to ap, tag [4]byte) {
-				inject(t, true, whole(from, to, tag))
-			}, v6, "GUARD_NOT_EXEMPT", true},
-		)
-	}
-	return out
+	return link.Attrs()
 }
 
 // TestNoSYNLeavesByPackets sends SYNs that no connect saw, to a pod outside the mesh and to a captured one. Before the
@@ -177,27 +94,28 @@ func TestNoSYNLeavesByPackets(t *testing.T) {
 		port++
 		return [4]byte{kind, 'W', byte(port >> 8), byte(port)}, port
 	}
-	all := senders(t, client)
+	link := client.link(t)
 	// each sends by every sender to both pods; check is told the tag to look for, and how to send what surely arrives.
-	each := func(check func(t *testing.T, s sender, tag []byte, send, fence func())) {
-		for _, s := range all {
+	each := func(check func(t *testing.T, s escape.Sender, tag []byte, send, fence func())) {
+		for _, s := range escape.Senders() {
 			for _, to := range []*Pod{outside, far} {
 				if t.Failed() {
 					return // one says it, and each takes its time
 				}
-				t.Run(s.name+" to "+to.Name, func(t *testing.T) {
-					network := map[bool]string{false: "tcp4", true: "tcp6"}[s.v6]
+				t.Run(s.Name+" to "+to.Name, func(t *testing.T) {
+					network := map[bool]string{false: "tcp4", true: "tcp6"}[s.IPv6]
 					tag, p := tagOf('S')
 					from := client.Addr(network, p)
-					check(t, s, tag[:], func() { s.send(t, from, to.Addr(network, 8080), tag) }, func() {
+					check(t, s, tag[:], func() {
+						if err := s.Send(link, from, to.Addr(network, 8080), tag); err != nil {
+							t.Fatal(err)
+						}
+					}, func() {
 						last, p := tagOf('A')
 						from := client.Addr(network, p)
-						packet := packet4
-						if s.v6 {
-							packet = func(from, to netip.Addr, _ uint16, b []byte) []byte { return packet6(from, to, unix.IPPROTO_TCP, b) }
+						if err := link.Inject(false, escape.Whole(from, to.Addr(network, 8080), packets.ACK, last)); err != nil {
+							t.Fatal(err)
 						}
-						b := packet(from.Addr(), to.Addr(network, 0).Addr(), 0, tcpSegment(from, to.Addr(network, 8080), tcpACK, last))
-						injectFrom(t, client, b)
 						if wire.until(t, last[:], tag[:]) {
 							t.Error("it was on the wire")
 						}
@@ -206,8 +124,8 @@ func TestNoSYNLeavesByPackets(t *testing.T) {
 			}
 		}
 	}
-	each(func(t *testing.T, s sender, tag []byte, send, _ func()) {
-		if s.vlan && !vlans {
+	each(func(t *testing.T, s escape.Sender, tag []byte, send, _ func()) {
+		if s.VLAN && !vlans {
 			// A kernel without VLANs has no way out by a tag. That the guard drops the frame is shown below all the same.
 			t.Log("this kernel has no VLANs, so the node takes no tagged frame, captured or not")
 			return
@@ -219,26 +137,12 @@ func TestNoSYNLeavesByPackets(t *testing.T) {
 		t.Fatal("what does not arrive without the mesh proves nothing about it")
 	}
 	m.Up()
-	each(func(t *testing.T, s sender, tag []byte, send, fence func()) {
+	each(func(t *testing.T, s escape.Sender, tag []byte, send, fence func()) {
 		a := witness(t, client.Node)
 		send()
-		a.counted(s.why)
+		a.counted(s.Reason)
 		fence() // no SYN: it may pass, and whatever was sent before it would have come before it
 	})
-}
-
-// injectFrom sends one packet by a packet socket of the pod.
-func injectFrom(t *testing.T, p *Pod, packet []byte) {
-	t.Helper()
-	s, err := p.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	b := frame(p.hostEnd(t).HardwareAddr, p.eth0(t).HardwareAddr, packet, false)
-	if err := unix.Sendto(int(s.Fd()), b, 0, &unix.SockaddrLinklayer{Ifindex: p.eth0(t).Index, Halen: 6}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // acceptVLAN lets the node take tagged frames of a pod and route them on, so that a tag would be a way out. False
@@ -250,7 +154,7 @@ func acceptVLAN(t *testing.T, p *Pod) bool {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	vlan := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "tagged", ParentIndex: p.hostEnd(t).Index}, VlanId: vlanID}
+	vlan := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "tagged", ParentIndex: p.hostEnd(t).Index}, VlanId: packets.VLAN}
 	if err := l.LinkAdd(vlan); errors.Is(err, unix.EOPNOTSUPP) {
 		return false
 	} else if err != nil {

@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package netns
+package packets
 
 import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // Packets that no TCP of the kernel would send.
 
-const (
-	tcpSYN, tcpACK = 0x02, 0x10
-	tcpLength      = 20
-)
+// Flags of a TCP header.
+const SYN, ACK = 0x02, 0x10
 
-// tcpSegment is a TCP header with a checksum; its sequence number is the tag by which it is found on the wire.
-func tcpSegment(from, to netip.AddrPort, flags byte, tag [4]byte) []byte {
+const tcpLength = 20
+
+// TCP is a TCP header with a checksum; its sequence number is the tag by which it is found on the wire.
+func TCP(from, to netip.AddrPort, flags byte, tag [4]byte) []byte {
 	b := make([]byte, tcpLength)
 	binary.BigEndian.PutUint16(b, from.Port())
 	binary.BigEndian.PutUint16(b[2:], to.Port())
@@ -44,8 +42,8 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// packet4 is an IPv4 packet; fragment is the field of flags and offset.
-func packet4(from, to netip.Addr, fragment uint16, payload []byte) []byte {
+// IPv4 is an IPv4 packet; fragment is the field of flags and offset.
+func IPv4(from, to netip.Addr, fragment uint16, payload []byte) []byte {
 	b := make([]byte, 20, 20+len(payload))
 	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_TCP
 	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
@@ -57,8 +55,8 @@ func packet4(from, to netip.Addr, fragment uint16, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// packet6 is an IPv6 packet whose payload begins with the header that next names.
-func packet6(from, to netip.Addr, next byte, payload []byte) []byte {
+// IPv6 is an IPv6 packet whose payload begins with the header that next names.
+func IPv6(from, to netip.Addr, next byte, payload []byte) []byte {
 	b := make([]byte, 40, 40+len(payload))
 	b[0], b[6], b[7] = 0x60, next, 64
 	binary.BigEndian.PutUint16(b[4:], uint16(len(payload)))
@@ -67,13 +65,13 @@ func packet6(from, to netip.Addr, next byte, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// destinationOptions is an IPv6 extension header of 8 bytes before whatever next names.
-func destinationOptions(next byte, payload []byte) []byte {
+// DestinationOptions is an IPv6 extension header of 8 bytes before whatever next names.
+func DestinationOptions(next byte, payload []byte) []byte {
 	return append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, payload...)
 }
 
-// fragment6 is an IPv6 fragment; offset counts 8 bytes.
-func fragment6(next byte, offset uint16, more bool, payload []byte) []byte {
+// Fragment6 is an IPv6 fragment; offset counts 8 bytes.
+func Fragment6(next byte, offset uint16, more bool, payload []byte) []byte {
 	field := offset << 3
 	if more {
 		field |= 1
@@ -83,11 +81,11 @@ func fragment6(next byte, offset uint16, more bool, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// frame puts an Ethernet header before a packet, with VLAN tag 7 if wanted.
-func frame(destination, source net.HardwareAddr, packet []byte, tagged bool) []byte {
+// Ethernet puts an Ethernet header before a packet, with VLAN tag 7 if wanted.
+func Ethernet(destination, source net.HardwareAddr, packet []byte, tagged bool) []byte {
 	b := append(append([]byte{}, destination...), source...)
 	if tagged {
-		b = append(b, 0x81, 0x00, 0, vlanID)
+		b = append(b, 0x81, 0x00, 0, VLAN)
 	}
 	kind := uint16(unix.ETH_P_IP)
 	if packet[0]>>4 == 6 {
@@ -96,23 +94,5 @@ func frame(destination, source net.HardwareAddr, packet []byte, tagged bool) []b
 	return append(binary.BigEndian.AppendUint16(b, kind), packet...)
 }
 
-const vlanID = 7
-
-// eth0 is the pod's link, and hostEnd the node's end of it.
-func (p *Pod) eth0(t *testing.T) *netlink.LinkAttrs { return attributes(t, p.sandbox, "eth0") }
-
-func (p *Pod) hostEnd(t *testing.T) *netlink.LinkAttrs { return attributes(t, p.Node.sandbox, p.veth) }
-
-func attributes(t *testing.T, s *sandbox, name string) *netlink.LinkAttrs {
-	t.Helper()
-	l, err := s.links()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	link, err := l.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return link.Attrs()
-}
+// VLAN is the tag of tagged frames.
+const VLAN = 7
