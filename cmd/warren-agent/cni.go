@@ -47,12 +47,12 @@ func removeCNI(args []string) error {
 	fs := flag.NewFlagSet("warren-agent remove-cni", flag.ContinueOnError)
 	bin := fs.String("cni-bin-dir", "", "as it was given to the agent")
 	conf := fs.String("cni-conf-dir", "", "as it was given to the agent")
-	state := fs.String("state-dir", "", "as it was given to the agent, to remove what the plugin read there; empty: it stays")
+	state := fs.String("state-dir", "", "as it was given to the agent, to remove it with all that is in it; empty: it stays")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	return errors.Join(
 		cni.Remove(*bin, *conf, slog.New(slog.NewTextHandler(os.Stderr, nil))),
-		protocol.RemoveState(*state),
+		os.RemoveAll(*state), // "" is nothing
 	)
 }

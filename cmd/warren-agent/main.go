@@ -39,13 +39,13 @@ func run(args []string) error {
 	fs.StringVar(&cfg.StateDir, "state-dir", "/var/lib/warren", "directory of what outlasts the agent, and that the CNI plugin reads")
 	plugin := cniFlags(fs, &cfg)
 	fs.StringVar(&objects.TrustDomain, "trust-domain", "cluster.local", "trust domain of the mesh's identities")
-	fs.StringVar(&clusterCIDRs, "cluster-cidrs", "", "pod and service ranges beside those Nodes and ServiceCIDRs name, comma-separated")
-	fs.StringVar(&exceptions, "except", "", "destinations that are never captured, comma-separated CIDRs")
+	fs.StringVar(&clusterCIDRs, "cluster-cidrs", "", "pod and service ranges beside those that Nodes, ServiceCIDRs and the MeshConfig name, comma-separated")
+	fs.StringVar(&exceptions, "except", "", "destinations that are never captured, beside those that the MeshConfig names, comma-separated CIDRs")
 	fs.StringVar(&excluded, "exclude-namespaces", "kube-system,warren-system", "namespaces whose pods are never captured")
 	fs.StringVar(&cfg.DebugAddress, "debug-address", "localhost:15000", "debug endpoint")
 	fs.StringVar(&cfg.MetricsAddress, "metrics-address", ":15020", "Prometheus endpoint, /metrics")
 	fs.StringVar(&cfg.ReadyAddress, "ready-address", ":15021", "readiness endpoint, /healthz/ready")
-	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live connections may last")
+	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live connections may last, unless the MeshConfig says")
 	fs.TextVar(cfg.Level, "log-level", new(slog.LevelVar), "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -57,7 +57,6 @@ func run(args []string) error {
 	if objects.Exceptions, err = prefixes("except", exceptions); err != nil {
 		return err
 	}
-	cfg.Exceptions = objects.Exceptions
 	objects.Node, objects.ExcludedNamespaces = cfg.Node, split(excluded)
 	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level}))
 

@@ -4,10 +4,8 @@ package cni
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,21 +90,6 @@ func WriteNamespaces(dir string, n Namespaces) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cache namespaces: %w", err)
-	}
-	return nil
-}
-
-// RemoveState removes the cache and what the agent kept beside it of sandboxes; dir "" and missing files are no error.
-func RemoveState(dir string) error {
-	if dir == "" {
-		return nil
-	}
-	err := os.Remove(filepath.Join(dir, namespacesFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err = errors.Join(err, os.RemoveAll(filepath.Join(dir, SandboxesDir))); err != nil {
-		return fmt.Errorf("remove what the CNI plugin read: %w", err)
 	}
 	return nil
 }
