@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,11 +53,11 @@ type reporter interface {
 
 // Config of an agent. Node and RunDir are required.
 type Config struct {
-	Node       string
-	RunDir     string
-	StateDir   string // what outlasts the agent; "": nothing does, and no pod starts while it is away
-	Exceptions []netip.Prefix
-	Drain      time.Duration // how long an un-enrolled pod's live connections may last
+	Node     string
+	RunDir   string
+	StateDir string // what outlasts the agent; "": nothing does, and no pod starts while it is away
+	// Drain is how long an un-enrolled pod's live connections may last, unless the mesh's configuration says.
+	Drain time.Duration
 
 	Install cni.Installer // of the CNI plugin; the zero value: off
 
@@ -186,11 +187,13 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	defer ls.Close()
 	a.ready.Done(taskListeners)
 
-	a.broker.SetExceptions(a.cfg.Exceptions)
+	exceptions := a.source.Store().Snapshot().Config().Exceptions
+	a.broker.SetExceptions(exceptions)
 	g, ctx := errgroup.WithContext(ctx)
 	server := wds.NewServer(a.source.Store(), a.cfg.Log, "")
 	g.Go(func() error { return server.Serve(ctx, ls.wds) })
 	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
+	g.Go(func() error { return a.followExceptions(ctx, exceptions) })
 	g.Go(func() error { return a.reconcile(ctx) })
 	plugins := cni.NewServer(announcer{a}, a.cfg.Log, a.registry)
 	g.Go(func() error { return plugins.Serve(ctx, ls.cni) })
@@ -201,6 +204,23 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 		g.Go(func() error { return a.cfg.Install.Run(ctx) })
 	}
 	return g.Wait()
+}
+
+// followExceptions has the broker except what the mesh's configuration does, from what was told on.
+func (a *Agent) followExceptions(ctx context.Context, told []netip.Prefix) error {
+	for {
+		snap, changed := a.source.Store().Watch()
+		if now := snap.Config().Exceptions; !slices.Equal(now, told) {
+			a.cfg.Log.Info("exceptions", "from", told, "to", now)
+			a.broker.SetExceptions(now)
+			told = now
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // waitForRanges holds everything up while nobody says which addresses are the cluster's: without them an address

@@ -143,7 +143,7 @@ func (a *Agent) acknowledged(ack zds.Ack) {
 func (a *Agent) step(now time.Time) time.Time {
 	a.mu.Lock()
 	fresh := a.settle()
-	steps, wake := plan(a.pods, now, a.cfg.Drain)
+	steps, wake := plan(a.pods, now, a.source.Store().Snapshot().Config().DrainOr(a.cfg.Drain))
 	a.mu.Unlock()
 	a.keepSandboxes(fresh)
 	for _, s := range steps {

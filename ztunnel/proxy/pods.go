@@ -149,7 +149,7 @@ func (p *Proxy) awaitLeft(ctx context.Context, pd *pod) {
 	defer tick.Stop()
 	for {
 		since := time.Since(began)
-		if since >= p.cfg.Drain || since >= min(leaveGrace, p.cfg.Drain) && pd.count() == 0 {
+		if drain := p.drainTime(); since >= drain || since >= min(leaveGrace, drain) && pd.count() == 0 {
 			break
 		}
 		select {

@@ -178,8 +178,9 @@ func (p *Proxy) drain() {
 		pd.goAway()
 	}
 	p.pool.GoAway()
-	p.log.Info("draining", "active", p.active.Load(), "deadline", p.cfg.Drain)
-	deadline := time.NewTimer(p.cfg.Drain)
+	drain := p.drainTime()
+	p.log.Info("draining", "active", p.active.Load(), "deadline", drain)
+	deadline := time.NewTimer(drain)
 	defer deadline.Stop()
 	idle := time.NewTicker(10 * time.Millisecond)
 	defer idle.Stop()
