@@ -85,8 +85,8 @@ func (p *Publisher) PublishCaptured(ctx context.Context, pod mesh.Name, podUID, 
 
 // otherUID reports whether a patch was refused because the object has another uid than it names.
 func otherUID(err error) bool {
-	if apierrors.IsConflict(err) {
-		return true
+	if apierrors.IsConflict(err) { // also the word for a pod that others write to faster than the server can merge
+		return !strings.Contains(err.Error(), "the object has been modified")
 	}
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || !apierrors.IsInvalid(err) || status.Status().Details == nil {

@@ -4,8 +4,11 @@ package informers
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -62,6 +65,26 @@ func TestPublishCaptured(t *testing.T) {
 	s.Down()
 	if err := p.PublishCaptured(t.Context(), name, "uid-cart-1", "true"); err == nil {
 		t.Error("a server that is away took it")
+	}
+}
+
+// A busy pod is no other pod: what could not be written has to be tried again.
+func TestPublishCapturedOfABusyPod(t *testing.T) {
+	s := kubeapi.Start(t)
+	world(s)
+	for message, want := range map[string]bool{
+		`Operation cannot be fulfilled on pods "cart-1": the object has been modified; please apply your changes to the latest version and try again`:                                   true,
+		`Operation cannot be fulfilled on pods "cart-1": StorageError: invalid object, Code: 4, AdditionalErrorMsg: Precondition failed: UID in precondition: a, UID in object meta: b`: false,
+	} {
+		s.Handle("/api/v1/namespaces/shop/pods/cart-1", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonConflict, Code: http.StatusConflict, Message: message})
+		})
+		err := publisher(t, s).PublishCaptured(t.Context(), mesh.Name{Namespace: "shop", Name: "cart-1"}, "uid-cart-1", "true")
+		if (err != nil) != want {
+			t.Errorf("%q: %v", message, err)
+		}
 	}
 }
 
