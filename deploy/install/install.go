@@ -116,7 +116,3 @@ func install(ctx context.Context, o Options) error {
 	progress(o.Progress, "every part is ready")
 	return nil
 }
-
-// Uninstall removes Warren from nodes and cluster. Captured pods go on, in plaintext, without a restart. A cluster
-// without Warren is no error. While a node is not ready it refuses before it changes anything, and names the node.
-func Uninstall(ctx context.Context, o Options) error { return errors.New("not written yet") }

@@ -8,11 +8,15 @@ import (
 	"fmt"
 
 	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/common"
 	release "helm.sh/helm/v4/pkg/release/v1"
 )
 
 // PlaceholderImage is what the manifests in the repository name.
 const PlaceholderImage = "registry.example.com/warren:devel"
+
+// renderVersion is the cluster manifests are rendered for; nothing in them depends on it.
+var renderVersion = common.KubeVersion{Version: "v1.30.0", Major: "1", Minor: "30"}
 
 // Render returns the chart as plain manifests, by file name: the namespace, the custom resource definitions, the rest.
 // Values need an image. Hooks are no part of it: Uninstall does their work.
@@ -28,6 +32,7 @@ func Render(ctx context.Context, dir string, values map[string]any) (map[string]
 	i := action.NewInstall(action.NewConfiguration())
 	i.ReleaseName, i.Namespace = Release, Namespace
 	i.DryRunStrategy = action.DryRunClient
+	i.KubeVersion = &renderVersion
 	out, err := i.RunWithContext(ctx, ch, values)
 	if err != nil {
 		return nil, fmt.Errorf("render manifests: %w", err)
