@@ -95,6 +95,26 @@ cluster-up: check-go ## a real two-node Kubernetes on this machine: 15 seconds, 
 cluster-down: ## stop it and remove everything of it
 	@[ ! -x $(BIN)/warren-testcluster ] || $(SUDO) env "PATH=$$PATH" $(BIN)/warren-testcluster down
 
+.PHONY: warren-deploy image push manifests install uninstall
+warren-deploy: check-go
+	@mkdir -p $(BIN)
+	@cd deploy/install && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$(BIN)/ ./cmd/warren-deploy
+
+image: warren-deploy ## make the image, without Docker; IMAGE=registry.example.com/warren:1 names it, ARCH=arm64, OUTPUT=file.tar
+	@$(BIN)/warren-deploy image $(if $(IMAGE),--image $(IMAGE)) $(if $(ARCH),--arch $(ARCH)) $(if $(OUTPUT),--output $(OUTPUT))
+
+push: warren-deploy ## the same, and push it where IMAGE says; ARCH=amd64,arm64 pushes both under one name
+	@$(BIN)/warren-deploy push --image "$(IMAGE)" $(if $(ARCH),--arch $(ARCH))
+
+manifests: warren-deploy ## render the chart into deploy/manifests
+	@$(BIN)/warren-deploy render
+
+install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrade it: IMAGE=..., VALUES=file.yaml
+	@$(BIN)/warren-deploy install $(if $(IMAGE),--image $(IMAGE)) $(addprefix --values ,$(VALUES))
+
+uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
+	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
+
 bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
@@ -105,6 +125,7 @@ lint: ## gofmt, vet and staticcheck
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ honnef.co/go/tools/cmd/staticcheck
 	@$(BIN)/staticcheck ./...
 	@cd tests/cluster && $(GO) vet ./... && $(CURDIR)/$(BIN)/staticcheck ./...
+	@cd deploy/install && $(GO) vet ./... && $(GO) vet -tags cluster ./... && $(CURDIR)/$(BIN)/staticcheck ./...
 	@echo "lint: clean"
 
 
