@@ -30,7 +30,7 @@ type objects struct {
 }
 
 func (o *objects) Run(context.Context) error { return nil }
-func (o *objects) Store() *mesh.Store        { return nil }
+func (o *objects) Store() *mesh.Store        { return mesh.NewStore() }
 func (o *objects) Synced() <-chan struct{}   { return nil }
 
 func (o *objects) LocalPods() ([]kube.LocalPod, <-chan struct{}) {
