@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ endpoints:
 		t.Errorf("workload %+v", w)
 	}
 	for _, k := range s.Status().Kinds {
-		if absent := strings.HasSuffix(k.Kind, "Policy") || strings.HasPrefix(k.Kind, "Peer"); k.Absent != absent || !k.Synced {
+		if absent := slices.Contains([]string{"PeerAuthentication", "AuthorizationPolicy", "MeshConfig"}, k.Kind); k.Absent != absent || !k.Synced {
 			t.Errorf("%+v", k)
 		}
 	}
