@@ -3,9 +3,7 @@
 package netns
 
 import (
-	"bytes"
 	"errors"
-	"os"
 	"testing"
 	"time"
 
@@ -17,8 +15,8 @@ import (
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
-// tap sees every frame on the wire between the nodes, whatever is in it.
-type tap struct{ socket *os.File }
+// tap sees every frame on the wire between the nodes.
+type tap struct{ *packets.Tap }
 
 func newTap(t *testing.T, m *Mesh) tap {
 	t.Helper()
@@ -26,32 +24,26 @@ func newTap(t *testing.T, m *Mesh) tap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
-	if err := unix.SetsockoptTimeval(int(f.Fd()), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
+	wire, err := packets.NewTap(f)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return tap{f}
+	t.Cleanup(func() { wire.Close() })
+	return tap{wire}
 }
 
 // until reads frames until the tag of one comes by, and says whether another tag did before it. Fails after 5 s.
 func (w tap) until(t *testing.T, last, other []byte) (sawOther bool) {
 	t.Helper()
-	b := make([]byte, 1<<17)
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		n, err := unix.Read(int(w.socket.Fd()), b)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			t.Fatal(err)
-		}
-		sawOther = sawOther || other != nil && bytes.Contains(b[:n], other)
-		if bytes.Contains(b[:n], last) {
-			return sawOther
-		}
+	var others [][]byte
+	if other != nil {
+		others = append(others, other)
 	}
-	t.Fatalf("after 5 s: no frame with %q on the wire", last)
-	return false
+	seen, err := w.Until(5*time.Second, last, others...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(seen) > 0
 }
 
 // link is the pod's interface, for sending what no connect sees.

@@ -32,6 +32,15 @@ type Capture struct {
 
 // In starts to record a network namespace, given by its file: every frame that comes in by any of its links.
 func In(namespace string) (*Capture, error) {
+	f, err := open(namespace)
+	if err != nil {
+		return nil, err
+	}
+	return New(f)
+}
+
+// open opens a packet socket in a network namespace.
+func open(namespace string) (*os.File, error) {
 	type opened struct {
 		fd  int
 		err error
@@ -44,9 +53,9 @@ func In(namespace string) (*Capture, error) {
 	}()
 	o := <-done
 	if o.err != nil {
-		return nil, fmt.Errorf("capture packets in %s: %w", namespace, o.err)
+		return nil, fmt.Errorf("open a packet socket in %s: %w", namespace, o.err)
 	}
-	return New(os.NewFile(uintptr(o.fd), namespace))
+	return os.NewFile(uintptr(o.fd), namespace), nil
 }
 
 // socketIn opens a packet socket in a network namespace, which the calling thread joins for good.

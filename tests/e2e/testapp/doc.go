@@ -23,6 +23,8 @@
 //	    is asked again and again); taken in turns
 //	    -every 10ms (0: as fast as it goes)  -workers 4  -for D  -network  -timeout 5s  -keep (HTTP connections)
 //	    -line TEXT  what is sent
+//	escape connect FROM TO LINE            every way to connect to the echo server TO: []answer.Escape
+//	escape -next MAC packets FROM TO TEXT  a SYN by every way past connect, then a packet that may pass
 //	sleep D                     for preStop
 //	exit STATUS
 //	cat FILE

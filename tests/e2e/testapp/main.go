@@ -38,6 +38,8 @@ func run(args []string, out io.Writer) (int, error) {
 		return 0, get(args, out)
 	case "load":
 		return 0, load(args, out)
+	case "escape":
+		return 0, escapes(args, out)
 	}
 	if len(args) != 1 {
 		return 2, fmt.Errorf("%s: unknown, or not one argument", verb)

@@ -78,3 +78,16 @@ type Failure struct {
 	Error  string
 	Took   time.Duration
 }
+
+// Escape is one attempt to leave the mesh.
+type Escape struct {
+	Name   string
+	Fails  bool   // it is not to connect at all
+	Line   string // what was said
+	Local  string // the connection's own address
+	Peer   string // whom the server saw
+	End    string
+	Error  string `json:",omitempty"`
+	Reason string // of a packet: the guard's word
+	Tag    []byte // of a packet: by which it is found on the wire
+}
