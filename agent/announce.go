@@ -132,6 +132,8 @@ func (a *Agent) settle() map[string]*sandbox {
 			w.cause = fmt.Sprintf("namespace %s has not reached the agent (does the API server answer it?)", t.pod.Namespace)
 		case !t.pod.Enrolled:
 			a.tell(w, cni.Reply{Result: cni.Outside, Reason: t.pod.Reason})
+		case w.sandbox == nil && t.holds(w):
+			a.tell(w, cni.Reply{Result: cni.Captured}) // a further network of it, or asked twice
 		case w.sandbox == nil:
 			w.sandbox = &sandbox{Container: w.request.Container, Addresses: w.request.Addresses, Before: t.pod.Addresses}
 			if t.netns != nil {
@@ -152,6 +154,12 @@ func (a *Agent) settle() map[string]*sandbox {
 		}
 	}
 	return keep
+}
+
+// holds reports whether the sandbox that is announced is the one that is captured: a plugin that gives pods several
+// networks may have each announced, and the first is the pod's.
+func (t *tracked) holds(w *waiter) bool {
+	return t.sandbox != nil && t.sandbox.Container == w.request.Container && t.kernel != nil && t.kernel.Captured && t.kernel.Netns == w.inode
 }
 
 // notYet is why a pod is not captured.

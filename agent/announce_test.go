@@ -202,6 +202,27 @@ func TestAnnouncedPodAndItsObjectAreOneCapture(t *testing.T) {
 	stop()
 }
 
+// Another network of the same sandbox does not make its address the pod's.
+func TestFurtherNetworksChangeNothing(t *testing.T) {
+	r, _ := newRig(t, "", newPod)
+	if got := r.ask(announcement(), 5*time.Second); got.Result != cni.Captured {
+		t.Fatalf("%+v", got)
+	}
+	further := announcement()
+	further.Addresses = []netip.Addr{netip.MustParseAddr("192.168.7.9")}
+	if got := r.ask(further, 5*time.Second); got.Result != cni.Captured {
+		t.Fatalf("%+v", got)
+	}
+	again := announcement()
+	again.Container, again.Addresses = "c2", further.Addresses // a sandbox made anew, which is something else
+	if got := r.ask(again, 5*time.Second); got.Result != cni.Captured {
+		t.Fatalf("%+v", got)
+	}
+	if updates, _, _ := r.told(); len(updates) != 2 || updates[0].Addresses[0] != v4 || updates[1].Addresses[0] != again.Addresses[0] {
+		t.Errorf("told the broker %+v", updates)
+	}
+}
+
 // An agent that starts between the sandbox and the object's addresses goes on with what the one before was told.
 func TestAnnouncedPodOutlastsTheAgent(t *testing.T) {
 	r, stop := newRig(t, "", newPod)
