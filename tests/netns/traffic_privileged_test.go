@@ -31,13 +31,13 @@ func scale(n int) int {
 func TestTraffic(t *testing.T) {
 	testutil.Privileged(t)
 	s := newSpine(t, Options{})
-	t.Run("short connections", func(t *testing.T) { shortConnections(t, s, scale(20000)) })
+	t.Run("short connections", func(t *testing.T) { shortConnections(t, direct(s.client, s.far), scale(20000)) })
 	t.Run("both directions at once", func(t *testing.T) { bothDirections(t, direct(s.client, s.far), int64(scale(1<<30))) })
 	t.Run("half-close by the client first", func(t *testing.T) { halfCloseClient(t, direct(s.client, s.far)) })
 	t.Run("half-close by the server first", func(t *testing.T) { halfCloseServer(t, direct(s.client, s.far)) })
 	t.Run("reset by the client", func(t *testing.T) { resetByClient(t, direct(s.client, s.far)) })
 	t.Run("reset by the server", func(t *testing.T) { resetByServer(t, direct(s.client, s.far)) })
-	t.Run("a slow reader beside fast ones", func(t *testing.T) { slowReader(t, s) })
+	t.Run("a slow reader beside fast ones", func(t *testing.T) { slowReader(t, direct(s.client, s.far)) })
 	t.Run("streams of one tunnel", func(t *testing.T) { oneTunnel(t, s, 256) })
 }
 
@@ -52,22 +52,22 @@ func direct(client, server *Pod) journey {
 	return journey{client, server, func(network string, port uint16) string { return server.Addr(network, port).String() }}
 }
 
-func shortConnections(t *testing.T, s *spine, n int) {
-	serve(t, s.far, ":7001", func(c *net.TCPConn) {
+func shortConnections(t *testing.T, j journey, n int) {
+	serve(t, j.server, ":7001", func(c *net.TCPConn) {
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		b, err := io.ReadAll(c)
 		if err == nil {
 			_, _ = c.Write(b)
 		}
 	})
-	address := s.far.Addr("tcp4", 7001).String()
+	address := j.to("tcp4", 7001)
 	var next, failed atomic.Int64
 	var wg sync.WaitGroup
 	started := time.Now()
 	for range 16 {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n) && failed.Load() < 10; i = next.Add(1) {
-				if err := exchange(t, s.client, address, fmt.Sprintf("connection %d", i)); err != nil {
+				if err := exchange(t, j.client, address, fmt.Sprintf("connection %d", i)); err != nil {
 					failed.Add(1)
 					t.Errorf("connection %d of %d: %v", i, n, err)
 				}
@@ -215,17 +215,17 @@ func resetByServer(t *testing.T, j journey) {
 	}
 }
 
-// slowReader has one connection whose server reads nothing: others over the same tunnel must not notice.
-func slowReader(t *testing.T, s *spine) {
+// slowReader has one connection whose server reads nothing: others between the same pods must not notice.
+func slowReader(t *testing.T, j journey) {
 	release := make(chan struct{})
 	slow := make(chan string, 1)
-	serve(t, s.far, ":7007", func(c *net.TCPConn) {
+	serve(t, j.server, ":7007", func(c *net.TCPConn) {
 		<-release
 		n, sum, err := receiveAll(c)
 		slow <- fmt.Sprint(n, sum, err)
 	})
-	serve(t, s.far, ":7008", func(c *net.TCPConn) { _, _, _ = receiveAll(c); _, _ = c.Write([]byte("done")) })
-	blocked := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7007).String(), time.Minute)
+	serve(t, j.server, ":7008", func(c *net.TCPConn) { _, _, _ = receiveAll(c); _, _ = c.Write([]byte("done")) })
+	blocked := dial(t, j.client, "tcp", j.to("tcp4", 7007), time.Minute)
 	defer blocked.Close()
 	const n = 64 << 20
 	sent := make(chan string, 1)
@@ -237,7 +237,7 @@ func slowReader(t *testing.T, s *spine) {
 		sent <- fmt.Sprint(n, sum, err)
 	}()
 	for i := range 4 {
-		c := dial(t, s.client, "tcp", s.far.Addr("tcp4", 7008).String(), 10*time.Second)
+		c := dial(t, j.client, "tcp", j.to("tcp4", 7008), 10*time.Second)
 		if _, err := sendBlocks(c, 8<<20); err != nil {
 			t.Fatalf("fast connection %d: %v", i, err)
 		}
@@ -249,7 +249,7 @@ func slowReader(t *testing.T, s *spine) {
 	}
 	select {
 	case <-sent:
-		t.Errorf("the tunnel swallowed %d MiB that nobody read", n>>20)
+		t.Errorf("the mesh swallowed %d MiB that nobody read", n>>20)
 	default:
 	}
 	close(release)

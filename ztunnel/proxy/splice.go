@@ -4,51 +4,26 @@ package proxy
 
 import (
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// spliceMost is how many bytes one splice may move, and the pipe should hold.
-const spliceMost = 1 << 20
+const (
+	// spliceMost is how many bytes one splice may move, and the pipe should hold.
+	spliceMost = 1 << 20
+	// copyMost is how many bytes are copied at once: what fits costs two calls that way, four by a pipe.
+	copyMost = 16 << 10
+)
 
-// pipe is where the kernel keeps bytes between two sockets.
-type pipe struct{ r, w int }
+// pieces are the buffers of copies, of copyMost bytes. A direction has one from a read to the end of the write, no more.
+var pieces = sync.Pool{New: func() any { return new([copyMost]byte) }}
 
-// pipes are empty ones to be used again; more than it holds are closed. The kernel counts the room of idle pipes too,
-// and beyond 64 MiB for one user (pipe(7)) gives new ones two pages.
-var pipes = make(chan pipe, 32)
-
-func getPipe() (pipe, error) {
-	select {
-	case p := <-pipes:
-		return p, nil
-	default:
-	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return pipe{}, os.NewSyscallError("pipe2", err)
-	}
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, spliceMost) // a smaller one does too
-	return pipe{fds[0], fds[1]}, nil
-}
-
-func (p pipe) put() {
-	select {
-	case pipes <- p:
-	default:
-		p.close()
-	}
-}
-
-func (p pipe) close() {
-	_ = unix.Close(p.r)
-	_ = unix.Close(p.w)
-}
-
-// splice copies to src's end of file inside the kernel, as the standard library does, but counts each piece when it
-// has gone: the library tells at the end only, which may be days away.
+// splice copies to src's end of file: little pieces through a buffer, large ones inside the kernel. Each counts when it
+// has gone. While src is silent it holds neither buffer nor pipe.
 func splice(dst, src tcpSide, n *atomic.Uint64) error {
 	from, err := src.SyscallConn()
 	if err != nil {
@@ -58,27 +33,24 @@ func splice(dst, src tcpSide, n *atomic.Uint64) error {
 	if err != nil {
 		return err
 	}
-	p, err := getPipe()
-	if err != nil { // out of descriptors: slower, and counted late
-		moved, err := dst.TCPConn.ReadFrom(src.TCPConn)
-		n.Add(uint64(moved))
-		return err
-	}
-	s := splicer{pipe: p, counter: n}
-	if err = s.copy(to, from); s.held > 0 {
-		p.close()
-	} else {
-		p.put()
-	}
+	s := splicer{counter: n}
+	err = s.copy(to, from)
+	s.drop()
 	return err
 }
 
-// splicer is the state of one direction.
+// splicer is the state of one direction. Its calls can't block, so they go past Go's scheduler (RawSyscall): telling it
+// wakes the watchdog thread of a process that was idle, and takes longer than a small piece itself.
 type splicer struct {
+	large   bool // the last piece was: the next goes by a pipe
 	pipe    pipe
-	held    int // bytes in the pipe
+	piped   bool            // pipe is set
+	piece   *[copyMost]byte // else, while it holds something
+	held    int             // bytes in one of them
+	gone    int             // bytes of piece that have been written
 	counter *atomic.Uint64
-	err     error
+	errno   syscall.Errno
+	call    string // that errno is of
 	ended   bool
 }
 
@@ -88,47 +60,112 @@ func (s *splicer) copy(to, from syscall.RawConn) error {
 		if err := from.Read(fill); err != nil {
 			return err
 		}
-		if s.err != nil || s.ended {
-			return s.err
-		}
-		for s.held > 0 {
+		for s.held > 0 && s.errno == 0 {
 			if err := to.Write(empty); err != nil {
 				return err
 			}
-			if s.err != nil {
-				return s.err
-			}
+		}
+		if s.errno != 0 {
+			return os.NewSyscallError(s.call, s.errno)
+		}
+		if s.ended {
+			return nil
 		}
 	}
 }
 
-// fill takes what the socket has into the pipe, which is empty; false has the netpoller wait.
+// fill takes what the socket has; false has the netpoller wait, and nothing is held meanwhile.
 func (s *splicer) fill(fd uintptr) bool {
-	n, err := spliceOnce(int(fd), s.pipe.w, spliceMost)
-	if err == unix.EAGAIN {
+	n, errno := 0, syscall.Errno(0)
+	if s.large = s.large && s.openPipe(); s.large {
+		s.call = "splice"
+		n, errno = spliceOnce(fd, uintptr(s.pipe.w), spliceMost)
+		s.large = n >= copyMost || errno == syscall.EAGAIN
+	} else {
+		if s.piece == nil {
+			s.piece, s.gone = pieces.Get().(*[copyMost]byte), 0
+		}
+		s.call = "recvfrom"
+		n, errno = transfer(syscall.SYS_RECVFROM, fd, s.piece[:], 0)
+		s.large = n == copyMost
+	}
+	if errno == syscall.EAGAIN {
+		s.drop()
 		return false
 	}
-	s.held, s.ended, s.err = n, n == 0, os.NewSyscallError("splice", err)
+	s.held, s.ended, s.errno = n, n == 0 && errno == 0, errno
 	return true
 }
 
-// empty gives what the pipe has to the socket.
+// empty gives what is held to the socket.
 func (s *splicer) empty(fd uintptr) bool {
-	n, err := spliceOnce(s.pipe.r, int(fd), s.held)
-	if err == unix.EAGAIN {
+	n, errno := 0, syscall.Errno(0)
+	if s.piped {
+		s.call = "splice"
+		n, errno = spliceOnce(uintptr(s.pipe.r), fd, s.held)
+	} else {
+		s.call = "sendto"
+		n, errno = transfer(syscall.SYS_SENDTO, fd, s.piece[s.gone:s.gone+s.held], syscall.MSG_NOSIGNAL)
+		s.gone += n
+	}
+	if errno == syscall.EAGAIN {
 		return false
 	}
 	s.held -= n
 	s.counter.Add(uint64(n))
-	s.err = os.NewSyscallError("splice", err)
+	s.errno = errno
+	if s.held == 0 && !(s.piped && s.large) {
+		s.drop()
+	}
 	return true
 }
 
-func spliceOnce(from, to, most int) (int, error) {
+// openPipe has the next pieces go by a pipe. Without descriptors for one they are copied.
+func (s *splicer) openPipe() bool {
+	if s.piped {
+		return true
+	}
+	p, err := getPipe()
+	if err == nil {
+		s.pipe, s.piped = p, true
+	}
+	return err == nil
+}
+
+// drop lets go of buffer and pipe.
+func (s *splicer) drop() {
+	switch {
+	case s.piped && s.held > 0:
+		s.pipe.close()
+	case s.piped:
+		s.pipe.put()
+	case s.piece != nil:
+		pieces.Put(s.piece)
+	}
+	s.piped, s.piece = false, nil
+}
+
+func spliceOnce(from, to uintptr, most int) (int, syscall.Errno) {
 	for {
-		n, err := unix.Splice(from, nil, to, nil, most, unix.SPLICE_F_NONBLOCK)
-		if err != unix.EINTR {
-			return int(max(n, 0)), err
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, from, 0, to, 0, uintptr(most), unix.SPLICE_F_NONBLOCK)
+		if errno == 0 {
+			return int(n), 0
+		}
+		if errno != syscall.EINTR {
+			return 0, errno
+		}
+	}
+}
+
+// transfer is recvfrom or sendto.
+func transfer(trap, fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), flags|syscall.MSG_DONTWAIT, 0, 0)
+		if errno == 0 {
+			return int(n), 0
+		}
+		if errno != syscall.EINTR {
+			return 0, errno
 		}
 	}
 }

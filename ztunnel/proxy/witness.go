@@ -15,6 +15,9 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 )
 
+// witnessSilence is how long the network may say nothing to a witness that connects.
+const witnessSilence = 5 * time.Second
+
 // witnessAlive finds out within 7 s that the network no longer carries a witness.
 var witnessAlive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 5}
 
@@ -134,7 +137,7 @@ func (ws *witnesses) witness(w *witness) {
 // raise connects, and waits for the other end.
 func (ws *witnesses) raise(w *witness) error {
 	p := ws.proxy
-	ctx, cancel := context.WithTimeout(p.life, p.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(p.life, min(p.cfg.ConnectTimeout, witnessSilence))
 	defer cancel()
 	near, err := p.cfg.Sockets.Dial(ctx, w.pair.source, w.pair.to, netip.AddrPort{})
 	ws.mu.Lock()
