@@ -74,8 +74,13 @@ func (b *bed) make(ctx context.Context, s settings) error {
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	m := netns.New(b, netns.Options{Unsealed: s.profile != ""}) // a sealed ztunnel takes no profiles
 	m.Namespace("inside", netns.Enrolled())
-	for _, name := range s.systems {
-		b.systems = append(b.systems, newSystem(m, name))
+	for _, near := range []bool{false, true} {
+		if !slices.ContainsFunc(s.scenarios, func(sc scenario) bool { return sc.near == near }) {
+			continue
+		}
+		for _, name := range s.systems {
+			b.systems = append(b.systems, newSystem(m, name, near))
+		}
 	}
 	if slices.Contains(s.systems, warren) {
 		m.Up()

@@ -40,8 +40,18 @@ listen relay
   server next %s
 `
 
-// startRelays starts one relay in each pod, as a sidecar stands, and waits until they listen.
+// startRelays starts one relay in each pod, as a sidecar stands, and waits until they listen. On one node there is one,
+// without TLS.
 func (s *system) startRelays(ctx context.Context, dir string) error {
+	s.target = fmt.Sprintf("127.0.0.1:%d", relayPort)
+	if s.near {
+		one, err := startRelay(ctx, s.client, dir, s.target, s.server.Addr("tcp4", serverPort).String())
+		if err != nil {
+			return err
+		}
+		s.groups, s.ends, s.idle = []group{{name: "relay", pids: []int{one}}}, []int{one}, []int{one}
+		return s.awaitRelays(ctx)
+	}
 	if err := writeCertificates(dir); err != nil {
 		return err
 	}
@@ -49,7 +59,7 @@ func (s *system) startRelays(ctx context.Context, dir string) error {
 		return fmt.Sprintf("ssl crt %s ca-file %s verify required", filepath.Join(dir, name+".pem"), filepath.Join(dir, "ca.pem"))
 	}
 	tunnel := s.server.Addr("tcp4", tunnelPort).String()
-	near, err := startRelay(ctx, s.client, dir, fmt.Sprintf("127.0.0.1:%d", relayPort), tunnel+" "+ours("client"))
+	near, err := startRelay(ctx, s.client, dir, s.target, tunnel+" "+ours("client"))
 	if err != nil {
 		return err
 	}
@@ -57,7 +67,6 @@ func (s *system) startRelays(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	s.target = fmt.Sprintf("127.0.0.1:%d", relayPort)
 	s.groups = []group{{name: "relays", pids: []int{near, far}}}
 	s.ends, s.idle = []int{near, far}, []int{near}
 	return s.awaitRelays(ctx)

@@ -20,10 +20,13 @@ func (b *bed) rounds(ctx context.Context, s settings, t *tally) error {
 		if sc.once() {
 			rounds, each = 1, time.Second
 		}
-		took := time.Duration(rounds*len(b.systems)) * each
+		took := time.Duration(rounds*len(s.systems)) * each
 		fmt.Fprintf(b.out, "%s: %d x %v, about %v\n", sc.name, rounds, s.systems, took.Round(time.Second))
 		for n := range rounds {
 			for _, sys := range b.systems {
+				if sys.near != sc.near {
+					continue
+				}
 				profiled := func() error { return nil }
 				if b.profiles.wanted() && sys.name == warren && !sc.once() && n == rounds-1 {
 					profiled = b.profiles.start(sc.name, s.duration)

@@ -14,6 +14,7 @@ type scenario struct {
 	conns int    // connections, or clients that open one after the other
 	size  int    // bytes of a request and of its answer
 	rate  int    // requests a second over all connections; paced only
+	near  bool   // client and server are on one node
 }
 
 const (
@@ -36,6 +37,14 @@ var scenarios = []scenario{
 	{name: "requests-64", kind: kindRequests, conns: 64, size: 64},
 	{name: "paced", kind: kindPaced, conns: 32, size: 1024, rate: 1000},
 	{name: "connections", kind: kindConnections, conns: 8, size: 64},
+	{name: "samenode-memory", kind: kindMemory, size: 64, near: true},
+	{name: "samenode-bytes-1", kind: kindBytes, conns: 1, near: true},
+	{name: "samenode-bytes-4", kind: kindBytes, conns: 4, near: true},
+	{name: "samenode-requests-1", kind: kindRequests, conns: 1, size: 64, near: true},
+	{name: "samenode-requests-16", kind: kindRequests, conns: 16, size: 64, near: true},
+	{name: "samenode-requests-64", kind: kindRequests, conns: 64, size: 64, near: true},
+	{name: "samenode-paced", kind: kindPaced, conns: 32, size: 1024, rate: 1000, near: true},
+	{name: "samenode-connections", kind: kindConnections, conns: 8, size: 64, near: true},
 }
 
 func scenarioNames() []string {

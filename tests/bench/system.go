@@ -17,16 +17,17 @@ import (
 // Names of systems.
 const (
 	none    = "none"    // pods outside the mesh, direct
-	haproxy = "haproxy" // two relays, mTLS between them
+	haproxy = "haproxy" // two relays, mTLS between them; near: one, in plain TCP mode
 	warren  = "warren"  // captured pods
 )
 
 // serverPort is where the answering application listens.
 const serverPort = 8080
 
-// system is a way from a client pod on node a to a server pod on node b.
+// system is a way from a client pod on node a to a server pod on node b, or on a as well.
 type system struct {
 	name           string
+	near           bool // both on node a
 	client, server *netns.Pod
 	target         string  // what the client dials
 	groups         []group // whose CPU counts; none for no mesh
@@ -35,15 +36,18 @@ type system struct {
 }
 
 // newSystem makes the pods; warren's are captured once the mesh is up.
-func newSystem(m *netns.Mesh, name string) *system {
-	namespace := "outside"
+func newSystem(m *netns.Mesh, name string, near bool) *system {
+	namespace, pods, node := "outside", name, "b"
+	if near {
+		pods, node = name+"-near", "a"
+	}
 	if name == warren {
 		namespace = "inside"
 	}
 	s := &system{
-		name:   name,
-		client: m.Node("a").Pod(name+"-client", netns.In(namespace), netns.ServiceAccount("client")),
-		server: m.Node("b").Pod(name+"-server", netns.In(namespace), netns.ServiceAccount("server")),
+		name: name, near: near,
+		client: m.Node("a").Pod(pods+"-client", netns.In(namespace), netns.ServiceAccount("client")),
+		server: m.Node(node).Pod(pods+"-server", netns.In(namespace), netns.ServiceAccount("server")),
 	}
 	s.target = s.server.Addr("tcp4", serverPort).String()
 	return s
@@ -87,6 +91,9 @@ func (s *system) findWarren(m *netns.Mesh) error {
 		s.groups = append(s.groups, g)
 	}
 	for _, n := range m.Nodes() {
+		if s.near && n != s.client.Node {
+			continue
+		}
 		s.ends = append(s.ends, n.System.Ztunnel.Child())
 	}
 	if slices.Contains(s.ends, 0) {
