@@ -76,6 +76,9 @@ func (c Config) Validate() error {
 	if c.RunDir == "" {
 		return fmt.Errorf("agent: --run-dir is required")
 	}
+	if c.Drain < 0 {
+		return fmt.Errorf("agent: --drain: %v is negative", c.Drain)
+	}
 	return nil
 }
 

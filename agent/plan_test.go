@@ -5,6 +5,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -199,4 +200,14 @@ func TestPlanSaysAgainWhatTheObjectLost(t *testing.T) {
 	expect("the first is back", again, again.Add(correctAfter))
 	tr.read(captured, again)
 	expect("the second is back", again.Add(correctAfter), time.Time{})
+}
+
+func TestConfigSaysWhatIsWrong(t *testing.T) {
+	for want, c := range map[string]Config{
+		"--node": {RunDir: "/x"}, "--run-dir": {Node: "a"}, "--drain": {Node: "a", RunDir: "/x", Drain: -1},
+	} {
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %s", c, err, want)
+		}
+	}
 }

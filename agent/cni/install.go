@@ -235,7 +235,9 @@ func Remove(binDir, confDir string, log *slog.Logger) error {
 	if confDir != "" {
 		errs = append(errs, removeFile(filepath.Join(confDir, ownList)))
 		files, err := configurations(confDir)
-		errs = append(errs, err)
+		if !errors.Is(err, fs.ErrNotExist) { // a node without a network has nothing to remove
+			errs = append(errs, err)
+		}
 		for _, f := range files {
 			errs = append(errs, withdraw(f, log))
 		}

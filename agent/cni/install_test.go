@@ -315,6 +315,9 @@ func TestRemoveSweeps(t *testing.T) {
 	if r.remove(); r.files() != before {
 		t.Errorf("left: %s", r.files())
 	}
+	if err := Remove(filepath.Join(r.BinDir, "no"), filepath.Join(r.ConfDir, "no"), r.Log); err != nil {
+		t.Errorf("a node that has nothing of it: %v", err)
+	}
 }
 
 // Who takes the plugin away as often as it is installed is not met at the speed of the disk, and is named.
