@@ -122,6 +122,47 @@ func TestSameNodeIsJudged(t *testing.T) {
 	}
 }
 
+// TestSameNodeTLS: the mesh may want TLS between pods of one node as well. What lives goes on as it was.
+func TestSameNodeTLS(t *testing.T) {
+	testutil.Privileged(t)
+	s := newSpine(t, Options{})
+	live := openEcho(t, s.client, "tcp4", s.near.Addr("tcp4", 8080).String())
+	defer live.Close()
+	s.Apply("apiVersion: warren.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {sameNodeTLS: true}\n")
+	encrypted := fmt.Sprintf("dst.hbone_addr=%s", s.near.Addr("tcp4", 8080))
+	a := witness(t, s.client.Node)
+	testutil.Eventually(t, told, "a connection goes by a tunnel", func() bool {
+		_, _, err := talk(t, s.client, "tcp4", s.near.Addr("tcp4", 8080).String(), "x")
+		return err == nil && len(a.lines("direction=outbound", "reason=SAME_NODE", encrypted)) > 0
+	})
+	veths, err := packets.In(s.client.Node.HostNetns())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer veths.Stop()
+	if _, _, err := talk(t, s.client, "tcp6", s.near.Addr("tcp6", 8080).String(), "in-plaintext-if-anywhere"); err != nil {
+		t.Fatal(err)
+	}
+	a.ended("destination", "TUNNEL", fmt.Sprintf("dst.hbone_addr=%s", s.near.Addr("tcp6", 8080)))
+	veths.Stop()
+	if found := veths.Contains([]byte("in-plaintext-if-anywhere")); len(found) > 0 {
+		t.Errorf("what the applications said is on the veths: %v", found)
+	}
+	records := 0
+	for _, f := range veths.Between(s.client.IPv6, s.near.IPv6) {
+		n, err := packets.TLSRecords(veths.Bytes(f))
+		if records += n; err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+	if records == 0 {
+		t.Errorf("no TLS on the veths: %v", veths.Flows())
+	}
+	if err := ping(live, "goes on without TLS"); err != nil {
+		t.Error(err)
+	}
+}
+
 // rules puts a table into the node's nftables, as a CNI plugin does for a NetworkPolicy; an empty one takes it away.
 func rules(t *testing.T, n *Node, chain string) {
 	t.Helper()
