@@ -32,6 +32,7 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
 	"github.com/warren-mesh/warren/ztunnel/proxy"
+	"github.com/warren-mesh/warren/ztunnel/tracing"
 )
 
 // Broker is what ztunnel needs of *inpod.Broker.
@@ -83,6 +84,8 @@ type ZTunnel struct {
 	roots    *identity.Roots
 	ca       *identity.CAClient
 	ids      *identity.Store
+	metrics  *metrics.Metrics
+	tracer   *tracing.Tracer
 	proxy    *proxy.Proxy
 	wds      *wds.Client
 	zds      *zds.Client
@@ -109,12 +112,14 @@ func New(cfg Config) (*ZTunnel, error) {
 		return nil, err
 	}
 	z.ids = identity.New(identity.Config{Fetcher: z.ca, Roots: z.roots, Log: cfg.Log, Registerer: z.registry})
-	m, err := metrics.New(metrics.Config{Registerer: z.registry, LogDropped: cfg.AccessLog.Dropped})
-	if err != nil {
+	if z.metrics, err = metrics.New(metrics.Config{Registerer: z.registry, LogDropped: cfg.AccessLog.Dropped}); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	z.tracer = tracing.New(tracing.Config{
+		Store: z.store, Dial: cfg.Broker.DialSelf, Node: cfg.Node, Version: cfg.Version, Log: cfg.Log, Registerer: z.registry,
+	})
 	z.proxy = proxy.New(proxy.Config{
-		Store: z.store, Sockets: cfg.Broker, Identities: z.ids, Metrics: m, AccessLog: cfg.AccessLog, Log: cfg.Log,
+		Store: z.store, Sockets: cfg.Broker, Identities: z.ids, Metrics: z.metrics, AccessLog: cfg.AccessLog, Tracer: z.tracer, Log: cfg.Log,
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Drain: cfg.Drain,
 	})
 	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, MaxBackoff: agentBackoff, Log: cfg.Log})
@@ -150,7 +155,9 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 	}
 	until("metrics", failed, serve(z.cfg.Metrics, z.metricsPage(), z.cfg.Log))
 	until("readiness page", failed, serve(z.cfg.Ready, z.readyPage(), z.cfg.Log))
+	until("telemetry", failed, z.followTelemetry)
 	until("access log", logging, z.cfg.AccessLog.Run)
+	until("tracing", logging, z.tracer.Run)
 
 	serving, end := context.WithCancel(ctx)
 	defer end()

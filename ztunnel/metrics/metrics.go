@@ -21,9 +21,8 @@ type Metrics struct {
 	reasons [2][reason.Max]atomic.Uint64
 	dryRun  atomic.Uint64
 	audit   atomic.Uint64
-	pods    atomic.Int64
 	dropped func() uint64
-	before  atomic.Pointer[func()]
+	usage   atomic.Pointer[use]
 }
 
 // Config of the metrics; every field may be left out.
@@ -63,8 +62,15 @@ func (m *Metrics) Series(l Labels) *Series { return m.connections.get(l) }
 // is counted together.
 func (m *Metrics) DropLabels(names []string) { m.connections.drop(names) }
 
-// BeforeCollect has f run whenever the metrics are about to be read, to bring counters up to date. One f at most.
-func (m *Metrics) BeforeCollect(f func()) { m.before.Store(&f) }
+// use is what tells of the pods.
+type use struct {
+	pods   func() []PodUse
+	limits Limits
+}
+
+// Usage has pods tell of every pod whenever the metrics are about to be read; it brings all counters up to date
+// first. One at most.
+func (m *Metrics) Usage(pods func() []PodUse, l Limits) { m.usage.Store(&use{pods, l}) }
 
 // Opened counts an accepted socket, until Ended.
 func (m *Metrics) Opened(r Reporter) { m.open[r.index()].Add(1) }
@@ -80,9 +86,6 @@ func (m *Metrics) Matched(dryRun, audit int) {
 	m.dryRun.Add(uint64(dryRun))
 	m.audit.Add(uint64(audit))
 }
-
-// Pods sets how many pods are served.
-func (m *Metrics) Pods(n int) { m.pods.Store(int64(n)) }
 
 // Reason is how many connections ended with this reason; for tests and the admin page.
 func (m *Metrics) Reason(r Reporter, why reason.Reason) uint64 {
@@ -120,8 +123,13 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
-	if f := m.before.Load(); f != nil {
-		(*f)()
+	if u := m.usage.Load(); u != nil {
+		pods := u.pods()
+		gauge(podsDesc, int64(len(pods)))
+		collectPods(ch, pods)
+		gauge(limitDesc, int64(u.limits.Connections), "connections")
+		gauge(limitDesc, int64(u.limits.Handshakes), "handshakes")
+		gauge(limitDesc, u.limits.Buffered, "buffered_bytes")
 	}
 	m.connections.collect(ch)
 	for _, r := range []Reporter{Source, Destination} {
@@ -134,7 +142,6 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(matchedDesc, m.dryRun.Load(), "dry_run")
 	counter(matchedDesc, m.audit.Load(), "audit")
-	gauge(podsDesc, m.pods.Load())
 	counter(droppedDesc, m.dropped())
 	gauge(buildDesc, 1, "ztunnel", version())
 }

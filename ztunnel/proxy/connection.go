@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/accesslog"
 	"github.com/warren-mesh/warren/ztunnel/authz"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/tracing"
 )
 
 const (
@@ -44,7 +43,11 @@ type facts struct {
 	policy    mesh.Name     // that refused it
 	// dryRun and audit policies that matched when it was let in or refused.
 	dryRun, audit []authz.Note
-	trace         string
+	// span of this end, and the client's, zero where there is none.
+	span   tracing.Context
+	parent [8]byte
+	// early: it failed in the handshake of a tunnel.
+	early bool
 }
 
 // connection is one application connection. The goroutine that serves it calls finish exactly once; whoever wants
@@ -65,6 +68,7 @@ type connection struct {
 	facts  facts
 	sides  [2]side         // what kill must abort
 	series *metrics.Series // set once it is established
+	talker Talker          // likewise
 	// told is how much of up and down series has.
 	told struct{ up, down uint64 }
 	// judge tells whether policy still allows an established inbound connection; nil: nothing to judge.
@@ -90,6 +94,7 @@ func (p *Proxy) beginWith(m *moved, stay life, pd *pod, r metrics.Reporter, f fa
 	full := len(pd.conns) >= p.cfg.PodConnections
 	pd.conns[c.id] = c
 	pd.mu.Unlock()
+	pd.usage.begun(f.direction, full)
 	if full {
 		return c, fail(reason.Limit, "the pod has %d connections", p.cfg.PodConnections)
 	}
@@ -131,6 +136,8 @@ func (c *connection) established() {
 	c.series = c.proxy.cfg.Metrics.Series(c.facts.labels(c.reporter, c.facts.reason))
 	c.series.Opened.Add(1)
 	f := c.facts
+	c.talker = f.talker()
+	c.pod.usage.note(c.proxy.cfg.Now(), c.talker, Traffic{Opened: 1})
 	c.mu.Unlock()
 	if !c.proxy.log.Enabled(c.ctx, slog.LevelDebug) {
 		return
@@ -140,31 +147,36 @@ func (c *connection) established() {
 	c.proxy.cfg.AccessLog.Write(rec)
 }
 
-// tell adds to the series what went since it was last told; mu is held.
-func (c *connection) tell() {
+// tell adds to the series and to the pod's usage what went since it was last told; mu is held.
+func (c *connection) tell(now time.Time) {
 	if c.series == nil {
 		return
 	}
-	up, down := c.moved.up.Load(), c.moved.down.Load()
-	c.series.Received.Add(up - c.told.up)
-	c.series.Sent.Add(down - c.told.down)
-	c.told.up, c.told.down = up, down
+	up, down := c.moved.up.Load()-c.told.up, c.moved.down.Load()-c.told.down
+	if up == 0 && down == 0 {
+		return
+	}
+	c.series.Received.Add(up)
+	c.series.Sent.Add(down)
+	c.told.up += up
+	c.told.down += down
+	t := Traffic{Sent: down, Received: up}
+	if c.facts.direction == outbound {
+		t.Sent, t.Received = up, down
+	}
+	c.pod.usage.note(now, c.talker, t)
 }
 
 // tell has the metrics know of the bytes of connections that still live. It runs before they are read, so that it
 // costs the data path nothing.
 func (p *Proxy) tell() {
-	p.mu.Lock()
-	pods := slices.Collect(maps.Values(p.pods))
-	p.mu.Unlock()
-	for _, pd := range pods {
-		pd.mu.Lock()
-		for _, c := range pd.conns {
+	now := p.cfg.Now()
+	for _, pd := range p.list() {
+		for _, c := range pd.list() {
 			c.mu.Lock()
-			c.tell()
+			c.tell(now)
 			c.mu.Unlock()
 		}
-		pd.mu.Unlock()
 	}
 }
 
@@ -176,9 +188,10 @@ func (c *connection) finish(err error) {
 	if err != nil {
 		c.abort()
 	}
+	now := c.proxy.cfg.Now()
 	c.mu.Lock()
 	f, series := c.facts, c.series
-	c.tell()
+	c.tell(now)
 	c.mu.Unlock()
 	c.pod.mu.Lock()
 	delete(c.pod.conns, c.id)
@@ -191,14 +204,18 @@ func (c *connection) finish(err error) {
 	m := c.proxy.cfg.Metrics
 	if series == nil {
 		m.Series(f.labels(c.reporter, final)).Failed.Add(1)
+		c.pod.usage.note(now, f.talker(), Traffic{Failed: 1})
 	} else {
 		series.Closed.Add(1)
 	}
 	m.Ended(c.reporter, final)
 	m.Matched(len(f.dryRun), len(f.audit))
-	rec := f.record(c.proxy.cfg.Now(), c.started, final, err)
-	rec.Sent, rec.Received = c.bytes(f.direction)
-	c.proxy.cfg.AccessLog.Write(rec)
+	c.traced(&f, now, final, err)
+	if c.proxy.cfg.AccessLog.Wants(err) {
+		rec := f.record(now, c.started, final, err)
+		rec.Sent, rec.Received = c.bytes(f.direction)
+		c.proxy.cfg.AccessLog.Write(rec)
+	}
 }
 
 // bytes are what the pod sent and received.
@@ -232,7 +249,7 @@ func (f *facts) labels(r metrics.Reporter, why reason.Reason) metrics.Labels {
 
 func (f *facts) record(now, started time.Time, why reason.Reason, err error) *accesslog.Record {
 	r := &accesslog.Record{
-		Time: now, Duration: now.Sub(started), Direction: f.direction, Reason: why, Err: err, TraceID: f.trace,
+		Time: now, Duration: now.Sub(started), Direction: f.direction, Reason: why, Err: err, TraceID: f.span.TraceID(), Early: f.early,
 		Src: logPeer(f.src, f.source, f.sourceID), Dst: logPeer(f.dst, f.destination, f.destinationID), HBONEAddr: f.authority,
 	}
 	if f.service != nil {

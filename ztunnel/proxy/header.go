@@ -3,8 +3,6 @@
 package proxy
 
 import (
-	"encoding/hex"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 
@@ -75,29 +73,4 @@ func clientOf(header string, peer netip.AddrPort) netip.AddrPort {
 		return f
 	}
 	return peer
-}
-
-// newTrace returns a W3C traceparent and its trace id. It names the connection in both ztunnels' logs.
-func newTrace() (parent, id string) {
-	var b [24]byte
-	for i := 0; i < len(b); i += 8 {
-		v := rand.Uint64() | 1 // an all-zero id is invalid
-		for j := range 8 {
-			b[i+j] = byte(v >> (8 * j))
-		}
-	}
-	id = hex.EncodeToString(b[:16])
-	return "00-" + id + "-" + hex.EncodeToString(b[16:]) + "-00", id
-}
-
-// traceOf returns the trace id of a traceparent, "" if it has not the shape of one.
-func traceOf(parent string) string {
-	parts := strings.Split(parent, "-")
-	if len(parts) < 4 || len(parts[1]) != 32 {
-		return ""
-	}
-	if _, err := hex.DecodeString(parts[1]); err != nil {
-		return ""
-	}
-	return parts[1]
 }

@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -70,17 +69,5 @@ func TestBaggage(t *testing.T) {
 	}
 	if got := baggage(nil); got != "" {
 		t.Errorf("got %s for nobody", got)
-	}
-}
-
-func TestTrace(t *testing.T) {
-	parent, id := newTrace()
-	if len(parent) != 55 || traceOf(parent) != id || strings.Count(parent, "-") != 3 {
-		t.Errorf("got %s, %s", parent, id)
-	}
-	for _, bad := range []string{"", "00", "00-zz-1-00", "00-" + strings.Repeat("g", 32) + "-" + strings.Repeat("0", 16) + "-00"} {
-		if got := traceOf(bad); got != "" {
-			t.Errorf("%q: got %s", bad, got)
-		}
 	}
 }

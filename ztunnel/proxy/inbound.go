@@ -58,6 +58,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	switch {
 	case full:
 		_ = rc.Close()
+		pd.usage.turnedAway()
 		p.failedTunnel(t, fail(reason.Limit, "the pod has %d tunnels", p.cfg.PodConnections))
 		return
 	case leaving:
@@ -94,7 +95,7 @@ func (p *Proxy) failedTunnel(t *tunnel, err error) {
 	snap := p.cfg.Store.Snapshot()
 	src, dst := t.conn.RemoteAddrPort(), t.conn.LocalAddrPort()
 	c, _ := p.begin(t.life, t.pod, metrics.Destination, facts{
-		direction: inbound, src: src, dst: dst,
+		direction: inbound, src: src, dst: dst, early: true,
 		source: snap.WorkloadByAddr(src.Addr()), destination: snap.WorkloadByAddr(dst.Addr()),
 	}, nil)
 	c.finish(err)
@@ -109,8 +110,9 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 	req := s.Request()
 	f := facts{
 		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: route.Clip(req.Authority),
-		sourceID: t.peer, destinationID: t.pod.self(), mutual: true, reason: reason.Tunnel, trace: traceOf(req.TraceParent),
+		sourceID: t.peer, destinationID: t.pod.self(), mutual: true, reason: reason.Tunnel,
 	}
+	f.span, f.parent = p.continueTrace(req.TraceParent)
 	c, err := p.begin(t.life, t.pod, metrics.Destination, f, nil)
 	if err == nil {
 		err = c.carryStream(t, s)

@@ -91,7 +91,9 @@ func (r *records) Write(p []byte) (int, error) {
 }
 
 // all are the records of connections that ended.
-func (r *records) all() []map[string]any { return r.of("connection complete") }
+func (r *records) all() []map[string]any {
+	return append(r.of("connection complete"), r.of("connection failed")...)
+}
 
 func (r *records) of(message string) (out []map[string]any) {
 	r.mu.Lock()

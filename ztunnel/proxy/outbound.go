@@ -74,11 +74,11 @@ func (c *connection) decide(src, dst netip.AddrPort) (d route.Decision, source *
 // tunnelOutbound carries the connection by HBONE. No byte of the application is read before the far end said 200.
 func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d route.Decision) error {
 	p, self := c.proxy, c.pod.self()
-	parent, trace := newTrace()
-	c.learn(func(f *facts) { f.authority, f.trace = d.Authority, trace })
+	span := p.newTrace()
+	c.learn(func(f *facts) { f.authority, f.span = d.Authority, span })
 	key := hbone.Key{PodUID: c.pod.uid, Source: self.String(), Expected: strings.Join(d.Expected, ","), Destination: d.Upstream}
 	req := hbone.Request{Authority: d.Authority, Header: hbone.Header{
-		Baggage: baggage(source), Forwarded: forwarded(app.RemoteAddrPort(), d.Service), TraceParent: parent,
+		Baggage: baggage(source), Forwarded: forwarded(app.RemoteAddrPort(), d.Service), TraceParent: span.Header(),
 	}}
 	opening, cancel := context.WithTimeout(c.ctx, openTimeout)
 	defer cancel()

@@ -25,6 +25,7 @@ type pod struct {
 	// handshakes holds a token for each TLS handshake under way: strangers at port 15008 can have no more of the
 	// process than that.
 	handshakes chan struct{}
+	usage      usage
 
 	mu        sync.Mutex
 	known     bool // ZDS named it

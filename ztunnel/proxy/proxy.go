@@ -22,6 +22,7 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
 	"github.com/warren-mesh/warren/ztunnel/route"
+	"github.com/warren-mesh/warren/ztunnel/tracing"
 )
 
 // Sockets are what the proxy needs of inpod.
@@ -49,6 +50,8 @@ type Config struct {
 	Metrics    *metrics.Metrics
 	// AccessLog may be nil.
 	AccessLog *accesslog.Writer
+	// Tracer takes connections' spans; it may be nil.
+	Tracer *tracing.Tracer
 	// Log receives life-cycle; nil discards it.
 	Log *slog.Logger
 	// Node is this ztunnel's node.
@@ -140,7 +143,7 @@ func New(cfg Config) *Proxy {
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.witnesses = newWitnesses(p)
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget})
-	cfg.Metrics.BeforeCollect(p.tell)
+	cfg.Metrics.Usage(p.use, metrics.Limits{Connections: cfg.PodConnections, Handshakes: cfg.PodHandshakes, Buffered: podBudget})
 	return p
 }
 
@@ -150,6 +153,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	p.loops.Go(func() { p.recheck(watching) })
+	p.loops.Go(func() { p.watchUsage(watching.Done()) })
 	for {
 		select {
 		case e := <-p.cfg.Sockets.Events():

@@ -49,11 +49,11 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 	defer p.witnesses.release(w)
 	stop := context.AfterFunc(w.standing, func() { c.cancel(context.Cause(w.standing)) })
 	defer stop()
-	_, trace := newTrace()
-	c.learn(func(f *facts) { f.dst, f.trace = d.Target, trace })
+	span := p.newTrace()
+	c.learn(func(f *facts) { f.dst, f.span = d.Target, span })
 	in, err := p.beginWith(c.moved, there.stayed(), there, metrics.Destination, facts{
 		direction: inbound, src: app.RemoteAddrPort(), dst: d.Target, sourceID: self, destinationID: peer, mutual: true,
-		reason: reason.SameNode, trace: trace,
+		reason: reason.SameNode, span: span.Child(), parent: span.Span,
 	}, tcpSide{app})
 	stopIn := context.AfterFunc(c.ctx, func() { in.cancel(context.Cause(c.ctx)) })
 	if err == nil {

@@ -81,7 +81,7 @@ func TestStrangersAtTheTunnel(t *testing.T) {
 			if err == nil {
 				t.Error("the client read something")
 			}
-			m.far.logged(map[string]any{"reason": tt.reason, "direction": "inbound", "level": "error"})
+			m.far.logged(map[string]any{"reason": tt.reason, "direction": "inbound", "level": "warn"})
 		})
 	}
 }

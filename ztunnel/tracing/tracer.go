@@ -56,6 +56,9 @@ func New(cfg Config) *Tracer {
 	return &Tracer{cfg: cfg, count: newCounts(cfg.Registerer)}
 }
 
+// On reports whether any connection may have a span.
+func (t *Tracer) On() bool { return t != nil && t.now.Load() != nil }
+
 // Sampled reports whether connections of a trace have spans. It is decided by the trace's id alone, so both ends of a
 // connection agree, and what a peer says of it makes no difference.
 func (t *Tracer) Sampled(trace [16]byte) bool {
