@@ -17,8 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warren-mesh/warren/tests/demo"
 	"github.com/warren-mesh/warren/tests/netns"
-	"github.com/warren-mesh/warren/tests/netns/demo"
+	netnsdemo "github.com/warren-mesh/warren/tests/netns/demo"
 )
 
 // The purposes of a demo's mesh, before and after its report is complete.
@@ -35,7 +36,7 @@ func runDemo(args []string, stdout io.Writer) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if err := demo.Preflight(stdout); err != nil {
+	if err := netnsdemo.Preflight(stdout); err != nil {
 		return fmt.Errorf("this machine can't run the demo:\n%w", err)
 	}
 	if err := replace(stdout); err != nil {
@@ -127,7 +128,7 @@ func keepDemo(args []string, stdout io.Writer) error {
 	if len(args) != 3 {
 		return errors.New("keep-demo is for `warren-netns demo`")
 	}
-	o := demo.Options{Bin: args[0], Command: args[1], Down: args[2]}
+	o := netnsdemo.Options{Bin: args[0], Command: args[1], Down: args[2]}
 	if err := os.Setenv("WARREN_BIN", o.Bin); err != nil {
 		return err
 	}
@@ -143,11 +144,11 @@ func keepDemo(args []string, stdout io.Writer) error {
 		defer k.cleanup()
 		started := time.Now()
 		o.Made = func(m *netns.Mesh) { k.save(m, demoStarts) } // so that it can be stopped
-		m := demo.Run(ctx, k, o)
+		m := netnsdemo.Run(ctx, k, o)
 		if k.failed {
 			return
 		}
-		demo.Print(o.Out, demo.Further(m, o))
+		demo.Print(o.Out, netnsdemo.Further(m, o))
 		demo.PrintStop(o.Out, o.Down)
 		k.save(m, demoStands)
 		fmt.Fprintf(stdout, "ready after %v\n", time.Since(started).Round(time.Millisecond))

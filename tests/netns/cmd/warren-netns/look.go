@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warren-mesh/warren/tests/demo"
 	"github.com/warren-mesh/warren/tests/netns"
-	"github.com/warren-mesh/warren/tests/netns/demo"
 )
 
 // get fetches a URL from inside a pod, where localhost is the pod itself.

@@ -40,11 +40,14 @@ func TestMetricsSince(t *testing.T) {
 	}
 }
 
+// nodes are those of the pods.
+var nodes = map[string]string{"shopper": "a", "web": "a", "cart": "b", "inventory": "a", "orders": "b", "legacy": "b"}
+
 // shopLog is what the ztunnels would write of one part.
 func shopLog(welcome bool) (log []entry, metrics []sample) {
 	for _, x := range inside(welcome) {
 		how := "TUNNEL"
-		if x.sameNode {
+		if nodes[x.client] == nodes[x.server] {
 			how = "SAME_NODE"
 		}
 		e := entry{Source: x.client, Destination: x.server, SourceID: spiffe(x.client), DestID: spiffe(x.server), Connections: x.times}
@@ -65,9 +68,9 @@ func shopLog(welcome bool) (log []entry, metrics []sample) {
 
 func good(welcome bool) *part {
 	log, metrics := shopLog(welcome)
-	p := &part{entries: log, metrics: metrics, wire: []Traffic{
+	p := &part{nodes: nodes, seen: true, entries: log, metrics: metrics, wire: []Traffic{
 		{Client: "web", Server: "cart", Port: hbonePort, Connections: 1, Records: 9, Carried: map[string]int{}},
-		{Client: "legacy", Server: "web", Port: 8080, Connections: 1, Plain: 1, Carried: map[string]int{legacyCard: 1}},
+		{Client: "legacy", Server: "web", Port: 8080, Connections: 1, Plain: 1, Carried: map[string]int{LegacyCard: 1}},
 	}}
 	return p
 }
@@ -86,7 +89,7 @@ func TestChecksBite(t *testing.T) {
 		welcome bool
 		spoil   func(*part)
 	}{
-		{"the card on the wire", true, func(p *part) { p.wire[0].Carried[shopperCard] = 1 }},
+		{"the card on the wire", true, func(p *part) { p.wire[0].Carried[ShopperCard] = 1 }},
 		{"plaintext beside TLS", true, func(p *part) { p.wire[0].Plain = 1 }},
 		{"another port", true, func(p *part) { p.wire[0].Port = 8080 }},
 		{"no tunnel seen", true, func(p *part) { p.wire = p.wire[1:] }},

@@ -7,19 +7,27 @@ import (
 	"io"
 	"slices"
 	"strings"
-
-	"github.com/warren-mesh/warren/tests/netns"
 )
 
 // report prints what was read. Every line begins with its source.
 type report struct {
 	out      io.Writer
+	bed      Bed
 	checks   int
 	failures []string
 }
 
 func (r *report) line(source, format string, args ...any) {
-	fmt.Fprintf(r.out, "  %-9s %s\n", source, strings.TrimRight(fmt.Sprintf(format, args...), " "))
+	fmt.Fprintf(r.out, "  %-*s %s\n", r.width(), source, strings.TrimRight(fmt.Sprintf(format, args...), " "))
+}
+
+// width is that of the longest source.
+func (r *report) width() int {
+	longest := 0
+	for _, n := range r.bed.Nodes() {
+		longest = max(longest, len("metrics "+n.Name()))
+	}
+	return longest
 }
 
 func (r *report) section(title string) { fmt.Fprintf(r.out, "\n%s\n\n", title) }
@@ -33,29 +41,25 @@ func (r *report) check(what string, ok bool) {
 }
 
 // legend says where each kind of line is read.
-func (r *report) legend(m *netns.Mesh) {
+func (r *report) legend() {
 	fmt.Fprint(r.out, "\nEach line of the report begins with where it was read:\n\n")
-	r.line("status", "what the nodes publish below %s/status", m.Manifests())
-	r.line("wire", "packets captured between the nodes")
-	for _, n := range m.Nodes() {
-		r.line("log "+n.Name, "access log of node %s's ztunnel, %s", n.Name, n.System.Ztunnel.Log)
+	for _, s := range r.bed.Sources() {
+		r.line(s.Prefix, "%s", s.From)
 	}
-	r.line("metrics x", "http://localhost:15020/metrics of node x's ztunnel, growth since the part began")
-	r.line("kernel x", "counters of node x's kernel programs, by http://localhost:15000/debug/bpf of its agent, growth likewise")
 	fmt.Fprintln(r.out)
 }
 
 // statuses prints what is published of the shop's pods and the client outside.
-func (r *report) statuses(m *netns.Mesh) {
-	for _, p := range m.Pods() {
-		if p.Namespace != shopNamespace && p.Name != "legacy" {
-			continue
+func (r *report) statuses(d *Demo) {
+	for _, p := range d.Pods() {
+		published, err := d.Published(d.ctx, p)
+		if err != nil {
+			d.t.Fatalf("what is published of %s: %v", p, err)
 		}
-		published := m.Captured(p)
 		if published == "" {
 			published = "nothing published"
 		}
-		r.line("status", "%-15s node %s  captured: %s", p, p.Node.Name, published)
+		r.line("status", "%-15s node %s  captured: %s", p, p.Node, published)
 	}
 }
 
@@ -69,16 +73,19 @@ func (r *report) whole(p *part) {
 
 // wire prints what was seen between the nodes.
 func (r *report) wire(p *part) {
+	if !p.seen {
+		return
+	}
 	for _, t := range p.wire {
 		readable := ""
-		for _, m := range []struct{ whose, card string }{{"shopper's", shopperCard}, {"legacy's", legacyCard}} {
+		for _, m := range []struct{ whose, card string }{{"shopper's", ShopperCard}, {"legacy's", LegacyCard}} {
 			if n := t.Carried[m.card]; n > 0 {
 				readable += fmt.Sprintf("; %s card readable in %d", m.whose, n)
 			}
 		}
 		r.line("wire", "%s %5d B there %5d B back  %s%s", pair(t.Client, fmt.Sprintf("%s:%d", t.Server, t.Port), t.Connections), t.Sent, t.Answered, t.Is(), readable)
 	}
-	r.line("wire", "the shopper's card number, %s, is readable in %s", shopperCard, plural(p.carries(shopperCard)))
+	r.line("wire", "the shopper's card number, %s, is readable in %s", ShopperCard, plural(p.carries(ShopperCard)))
 }
 
 // log prints who talked to whom by which identity, as the servers' ztunnels wrote it down, what was refused, and what
@@ -100,9 +107,9 @@ func (r *report) log(p *part) {
 			r.line(source, "    the client proved no identity")
 		}
 	}
-	for _, n := range p.d.mesh.Nodes() {
-		if !slices.ContainsFunc(p.entries, func(e entry) bool { return e.Node == n.Name }) {
-			r.line("log "+n.Name, "no connection")
+	for _, n := range p.d.Nodes() {
+		if !slices.ContainsFunc(p.entries, func(e entry) bool { return e.Node == n.Name() }) {
+			r.line("log "+n.Name(), "no connection")
 		}
 	}
 }

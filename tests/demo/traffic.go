@@ -5,29 +5,26 @@ package demo
 import (
 	"context"
 	"encoding/json"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/warren-mesh/warren/tests/netns"
 )
 
 // purchases lets the shopper buy, and the client outside as well, which is refused unless welcome.
-func (d *demo) purchases(welcome bool) {
-	d.buy(d.shopper, shopperCard, purchases, true)
-	d.buy(d.legacy, legacyCard, 1, welcome)
+func (d *Demo) purchases(welcome bool) {
+	d.buy("shop/shopper", ShopperCard, purchases, true)
+	d.buy("default/legacy", LegacyCard, 1, welcome)
 }
 
-func (d *demo) buy(p *netns.Pod, card string, n int, welcome bool) {
+func (d *Demo) buy(pod, card string, n int, welcome bool) {
 	ctx, cancel := context.WithTimeout(d.ctx, 30*time.Second)
 	defer cancel()
-	out, err := p.Exec(ctx, filepath.Join(d.Bin, "shop"), "buy", "-card", card, "-n", strconv.Itoa(n), shopURL)
+	out, err := d.Exec(ctx, pod, "buy", "-card", card, "-n", strconv.Itoa(n), ShopURL)
 	switch {
 	case welcome && err != nil:
-		d.t.Fatalf("%s buys: %v", p, err)
+		d.t.Fatalf("%s buys: %v", pod, err)
 	case !welcome && err == nil:
-		d.t.Fatalf("%s could buy though it should be refused: %s", p, out)
+		d.t.Fatalf("%s could buy though it should be refused: %s", pod, out)
 	}
 }
 
@@ -41,11 +38,11 @@ type dump struct {
 }
 
 // known says whether the ztunnels of all nodes know something.
-func (d *demo) known(what func(dump) bool) bool {
-	for _, n := range d.mesh.Nodes() {
-		body, status, err := n.System.Ztunnel.Pod.Get("http://localhost:15000/config_dump")
+func (d *Demo) known(what func(dump) bool) bool {
+	for _, n := range d.Nodes() {
+		body, err := n.Ztunnel(d.ctx, "http://localhost:15000/config_dump")
 		var c dump
-		if err != nil || status != 200 || json.Unmarshal([]byte(body), &c) != nil || !what(c) {
+		if err != nil || json.Unmarshal([]byte(body), &c) != nil || !what(c) {
 			return false
 		}
 	}
@@ -56,7 +53,7 @@ func (d *demo) known(what func(dump) bool) bool {
 func captures(c dump) bool {
 	pods := 0
 	for _, w := range c.Workloads {
-		if w.Namespace != shopNamespace {
+		if w.Namespace != ShopNamespace {
 			continue
 		}
 		if w.Capture != "captured" {
@@ -73,7 +70,7 @@ func strictly(c dump) bool {
 		return false
 	}
 	for _, w := range c.Workloads {
-		if w.Namespace == shopNamespace && !strings.Contains(strings.Join(w.AuthorizationPolicies, " "), "strict") {
+		if w.Namespace == ShopNamespace && !strings.Contains(strings.Join(w.AuthorizationPolicies, " "), "strict") {
 			return false
 		}
 	}

@@ -5,6 +5,7 @@ package demo
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/warren-mesh/warren/tests/packets"
@@ -15,7 +16,9 @@ const toldWithin = 5 * time.Second
 
 // part is what the mesh and the wire say of a stretch of time.
 type part struct {
-	d       *demo
+	d       *Demo
+	nodes   map[string]string // of the pods, by name
+	seen    bool              // whether packets between the nodes are
 	capture *packets.Capture
 	logged  map[string]int // bytes of each node's log before
 	scraped []sample
@@ -28,23 +31,30 @@ type part struct {
 }
 
 // begin starts to listen.
-func (d *demo) begin() *part {
-	p := &part{d: d, logged: map[string]int{}}
-	for _, n := range d.mesh.Nodes() {
-		p.logged[n.Name] = len(n.System.Ztunnel.Output())
+func (d *Demo) begin() *part {
+	p := &part{d: d, nodes: map[string]string{}, logged: map[string]int{}}
+	for _, pod := range d.Pods() {
+		p.nodes[pod.Name] = pod.Node
+	}
+	for _, n := range d.Nodes() {
+		p.logged[n.Name()] = len(d.log(n))
 	}
 	p.scraped, p.counted = d.scrape(), d.kernelCounters()
-	p.capture = d.mesh.Capture()
+	p.capture = d.Capture()
+	p.seen = p.capture != nil
 	return p
 }
 
 // end reads everything, again until told is satisfied or toldWithin is over: what is missing then is for the checks to say.
 func (p *part) end(told func(*part) bool) {
-	p.capture.Stop()
-	if err := p.capture.Err(); err != nil {
-		p.d.t.Fatalf("capture packets: %v", err)
+	if p.seen {
+		p.capture.Stop()
+		if err := p.capture.Err(); err != nil {
+			p.d.t.Fatalf("capture packets: %v", err)
+		}
+		p.wire = Summarize(p.capture, p.d.name, ShopperCard, LegacyCard)
+		p.wire = slices.DeleteFunc(p.wire, func(t Traffic) bool { return !slices.Contains(shop, t.Client) || !slices.Contains(shop, t.Server) })
 	}
-	p.wire = Summarize(p.capture, p.d.name, shopperCard, legacyCard)
 	for end := time.Now().Add(toldWithin); ; time.Sleep(10 * time.Millisecond) {
 		p.read()
 		if told == nil || told(p) || time.Now().After(end) {
@@ -55,51 +65,60 @@ func (p *part) end(told func(*part) bool) {
 
 func (p *part) read() {
 	p.entries = nil
-	for _, n := range p.d.mesh.Nodes() {
-		p.entries = append(p.entries, parseLog(n.Name, n.System.Ztunnel.Output()[p.logged[n.Name]:])...)
+	for _, n := range p.d.Nodes() {
+		p.entries = append(p.entries, parseLog(n.Name(), p.d.log(n)[p.logged[n.Name()]:])...)
 	}
+	p.entries = slices.DeleteFunc(p.entries, func(e entry) bool { return !slices.Contains(shop, e.Source) || !slices.Contains(shop, e.Destination) })
 	p.entries = grouped(p.entries)
 	p.metrics = since(p.scraped, p.d.scrape())
 	p.kernel = since(p.counted, p.d.kernelCounters())
 }
 
 // scrape reads the ztunnels' connection metrics.
-func (d *demo) scrape() []sample {
+func (d *Demo) scrape() []sample {
 	var out []sample
-	for _, n := range d.mesh.Nodes() {
-		body, status, err := n.System.Ztunnel.Pod.Get("http://localhost:15020/metrics")
-		if err != nil || status != 200 {
-			d.t.Fatalf("metrics of %s: status %d, %v", n.System.Ztunnel, status, err)
+	for _, n := range d.Nodes() {
+		body, err := n.Ztunnel(d.ctx, "http://localhost:15020/metrics")
+		if err != nil {
+			d.t.Fatalf("metrics of node %s's ztunnel: %v", n.Name(), err)
 		}
-		out = append(out, parseMetrics(n.Name, body, "istio_tcp_", "warren_connections_total")...)
+		out = append(out, parseMetrics(n.Name(), body, "istio_tcp_", "warren_connections_total")...)
 	}
 	return out
 }
 
 // kernelCounters reads what the kernel programs counted, through the agents.
-func (d *demo) kernelCounters() []sample {
+func (d *Demo) kernelCounters() []sample {
 	var out []sample
-	for _, n := range d.mesh.Nodes() {
-		body, status, err := n.System.Agent.Pod.Get("http://localhost:15000/debug/bpf")
+	for _, n := range d.Nodes() {
+		body, err := n.Agent(d.ctx, "http://localhost:15000/debug/bpf")
 		var stats struct{ Reasons map[string]float64 }
-		if err != nil || status != 200 || json.Unmarshal([]byte(body), &stats) != nil {
-			d.t.Fatalf("kernel counters of node %s: status %d, %v", n.Name, status, err)
+		if err != nil || json.Unmarshal([]byte(body), &stats) != nil {
+			d.t.Fatalf("kernel counters of node %s: %v", n.Name(), err)
 		}
 		for word, v := range stats.Reasons {
-			out = append(out, sample{Node: n.Name, Name: "kernel", Labels: map[string]string{"reason": word}, Value: v})
+			out = append(out, sample{Node: n.Name(), Name: "kernel", Labels: map[string]string{"reason": word}, Value: v})
 		}
 	}
 	return out
 }
 
 // name is the pod's that has the address, from the objects.
-func (d *demo) name(a netip.Addr) string {
-	for _, p := range d.mesh.Pods() {
-		if p.IPv4 == a || p.IPv6 == a {
+func (d *Demo) name(a netip.Addr) string {
+	for _, p := range d.Pods() {
+		if slices.Contains(p.Addresses, a) {
 			return p.Name
 		}
 	}
 	return a.String()
+}
+
+func (d *Demo) log(n Node) string {
+	text, err := n.Log(d.ctx)
+	if err != nil {
+		d.t.Fatalf("the log of node %s's ztunnel: %v", n.Name(), err)
+	}
+	return text
 }
 
 // entry finds the access log's entries that fit.
