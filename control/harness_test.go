@@ -132,7 +132,7 @@ func (r *running) node(t *testing.T, token string, addrs ...netip.AddrPort) *nod
 	}
 	n := &node{}
 	n.token.Store(&token)
-	roots := identity.NewRoots(func(context.Context) ([]byte, error) { return manifests.ReadBundle(r.manifests) }, slog.New(slog.DiscardHandler))
+	roots := identity.NewRoots(func(context.Context) ([]byte, error) { return manifests.ReadBundle(r.manifests) }, nil, slog.New(slog.DiscardHandler))
 	var err error
 	n.client, err = identity.NewCAClient(identity.CAConfig{
 		Dial: func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {

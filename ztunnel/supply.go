@@ -71,7 +71,8 @@ func (z *ZTunnel) watchReady(ctx context.Context) error {
 		return nil
 	}
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		if err := z.roots.Refresh(ctx); err == nil {
+		_ = z.roots.Refresh(ctx) // Run logs what is wrong
+		if z.roots.Known() {
 			z.ready.Done(taskRoots)
 			return nil
 		}

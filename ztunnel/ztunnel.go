@@ -103,15 +103,18 @@ func New(cfg Config) (*ZTunnel, error) {
 	read := func(name string) func(context.Context) ([]byte, error) {
 		return func(ctx context.Context) ([]byte, error) { return cfg.Broker.ReadFile(ctx, name) }
 	}
-	z.roots = identity.NewRoots(read("roots"), cfg.Log)
+	z.roots = identity.NewRoots(read("roots"), read("crl"), cfg.Log)
+	aliases := func() []string { return z.store.Snapshot().Config().TrustDomainAliases }
 	var err error
 	if z.ca, err = identity.NewCAClient(identity.CAConfig{
 		Dial: cfg.Broker.DialSelf, Addresses: z.authorities, Token: read("token"), Roots: z.roots,
 		Server: mesh.Identity{TrustDomain: cfg.TrustDomain, Namespace: cfg.CAService.Namespace, ServiceAccount: cfg.CAService.Name},
+		Own:    aliases,
 	}); err != nil {
 		return nil, err
 	}
-	z.ids = identity.New(identity.Config{Fetcher: z.ca, Roots: z.roots, Log: cfg.Log, Registerer: z.registry})
+	z.ids = identity.New(identity.Config{Fetcher: z.ca, Roots: z.roots, Log: cfg.Log, Registerer: z.registry,
+		Own: aliases, Moved: func(id mesh.Identity) { z.proxy.Moved(id) }})
 	if z.metrics, err = metrics.New(metrics.Config{Registerer: z.registry, LogDropped: cfg.AccessLog.Dropped}); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}

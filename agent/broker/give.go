@@ -4,8 +4,10 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -84,7 +86,7 @@ func (z *ztunnel) giveNamed(ctx context.Context, t wire.Type, r wire.NameRequest
 		answer := wire.NameReply{ID: r.ID}
 		data, err := z.b.readFile(r.Name)
 		if answer.Data = data; err != nil {
-			answer.Error = err.Error()
+			answer.Error, answer.Missing = err.Error(), errors.Is(err, fs.ErrNotExist)
 		}
 		return z.conn.Send(wire.TypeFile, answer)
 	case granted == 0:
@@ -118,7 +120,7 @@ func (z *ztunnel) giveUnix(ctx context.Context, r wire.NameRequest) error {
 func (b *Broker) readFile(name string) ([]byte, error) {
 	path, ok := b.cfg.Files[name]
 	if !ok {
-		return nil, fmt.Errorf("no file is named %q here (see the broker's --file)", name)
+		return nil, fmt.Errorf("no file is named %q here (see the broker's --file): %w", name, fs.ErrNotExist)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -42,7 +42,7 @@ func run(args []string) error {
 	fs.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", broker.KubeletAuto, "kubelet's own cgroup: its connections to pods are probes and not captured; auto finds it, empty is none")
 	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live tunnels may last")
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	fs.Func("file", "`NAME=PATH` of a file ztunnel may read (token, roots); repeatable", func(v string) error {
+	fs.Func("file", "`NAME=PATH` of a file ztunnel may read (token, roots, crl; the last need not be there); repeatable", func(v string) error {
 		name, path, ok := strings.Cut(v, "=")
 		if !ok || name == "" || path == "" {
 			return fmt.Errorf("want NAME=PATH")

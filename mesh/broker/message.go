@@ -161,4 +161,6 @@ type NameReply struct {
 	ID    uint64 `json:"id"`
 	Data  []byte `json:"data,omitempty"`
 	Error string `json:"error,omitempty"`
+	// Missing tells of an Error that there is no such file, in the list or at its path.
+	Missing bool `json:"missing,omitempty"`
 }

@@ -150,7 +150,7 @@ func authority(t *testing.T, from *Pod, token string) *identity.CAClient {
 
 func roots(t *testing.T, m *Mesh) *identity.Roots {
 	t.Helper()
-	r := identity.NewRoots(func(context.Context) ([]byte, error) { return manifests.ReadBundle(m.Manifests()) }, slog.New(slog.DiscardHandler))
+	r := identity.NewRoots(func(context.Context) ([]byte, error) { return manifests.ReadBundle(m.Manifests()) }, nil, slog.New(slog.DiscardHandler))
 	if err := r.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func (n *Node) deploy() error {
 	}
 	n.System.Broker, err = pod.newProcess("warren-broker", "broker", brokerPrivileges, append([]string{
 		"--host-netns", n.HostNetns(), "--cgroup-root", n.Cgroup, "--kubelet-cgroup", filepath.Join(n.Cgroup, "kubelet"),
-		"--file", "token=" + token, "--file", "roots=" + manifests.BundlePath(m.Manifests()),
+		"--file", "token=" + token, "--file", "roots=" + manifests.BundlePath(m.Manifests()), "--file", "crl=" + manifests.RevokedPath(m.Manifests()),
 	}, m.options.BrokerFlags...)...)
 	if err != nil {
 		return err

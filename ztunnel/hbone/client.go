@@ -127,6 +127,9 @@ func (cc *ClientConn) Close() error {
 	return nil
 }
 
+// end ends the connection and resets what lives on it; its streams' errors carry why.
+func (cc *ClientConn) end(why error) { _ = cc.conn.fail(why) }
+
 // Done is closed when the connection has ended.
 func (cc *ClientConn) Done() <-chan struct{} { return cc.conn.done }
 

@@ -3,7 +3,9 @@
 package hbone
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/netip"
 	"sync"
@@ -30,6 +32,9 @@ type PoolConfig struct {
 	DialTimeout time.Duration
 	// PodBudget gives the budget that all connections of a pod share; nil leaves it to Config.
 	PodBudget func(podUID string) *Budget
+	// Trusted judges a connection by what its handshake proved, when it is made and in Recheck; an error ends it.
+	// nil: all are good. It is called with the pool locked.
+	Trusted func(Key, tls.ConnectionState) error
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -193,10 +198,13 @@ func (p *Pool) dial(key Key, e *entry, d *dialing, dial Dial) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err == nil && d.err == nil && p.config.Trusted != nil { // what is trusted may have changed since the handshake
+		err = p.config.Trusted(key, rc.ConnectionState())
+	}
+	if client != nil && (d.err != nil || err != nil) {
+		go client.end(cmp.Or(err, error(errClosed)))
+	}
 	if d.err != nil { // closed meanwhile
-		if client != nil {
-			go client.Close()
-		}
 		return
 	}
 	e.dialing = nil

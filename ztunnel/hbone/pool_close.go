@@ -46,10 +46,48 @@ func (p *Pool) CloseAll() {
 }
 
 // GoAway lets all connections end with their streams. Later streams get connections of their own.
-func (p *Pool) GoAway() {
-	for _, c := range p.remove(func(Key) bool { return true }, false) {
+func (p *Pool) GoAway() { p.goAway(func(Key) bool { return true }) }
+
+// GoAwayFrom is GoAway for the connections that speak with one source identity.
+func (p *Pool) GoAwayFrom(source string) { p.goAway(func(k Key) bool { return k.Source == source }) }
+
+func (p *Pool) goAway(match func(Key) bool) {
+	for _, c := range p.remove(match, false) {
 		c.GoAway()
 	}
+}
+
+// Recheck ends the connections that are no longer trusted, and what lives on them; it returns how many.
+func (p *Pool) Recheck() int {
+	if p.config.Trusted == nil {
+		return 0
+	}
+	type verdict struct {
+		client *ClientConn
+		err    error
+	}
+	var ended []verdict
+	p.mu.Lock()
+	for key, e := range p.entries {
+		kept := e.conns[:0]
+		for _, c := range e.conns {
+			if err := p.config.Trusted(key, c.client.conn.records.ConnectionState()); err != nil {
+				ended = append(ended, verdict{c.client, err})
+				continue
+			}
+			kept = append(kept, c)
+		}
+		clear(e.conns[len(kept):])
+		e.conns = kept
+		p.tidy(key, e)
+	}
+	p.mu.Unlock()
+	var all sync.WaitGroup
+	for _, v := range ended {
+		all.Go(func() { v.client.end(v.err) })
+	}
+	all.Wait()
+	return len(ended)
 }
 
 func (p *Pool) closeWhere(match func(Key) bool) {

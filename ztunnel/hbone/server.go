@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strconv"
@@ -45,6 +46,12 @@ func (sc *ServerConn) Close() error {
 	_ = sc.conn.fail(errClosed)
 	return nil
 }
+
+// End ends the connection and resets what lives on it; its streams' errors carry why.
+func (sc *ServerConn) End(why error) { _ = sc.conn.fail(why) }
+
+// ConnectionState is what the handshake proved.
+func (sc *ServerConn) ConnectionState() tls.ConnectionState { return sc.conn.records.ConnectionState() }
 
 // Done is closed when the connection has ended.
 func (sc *ServerConn) Done() <-chan struct{} { return sc.conn.done }

@@ -44,7 +44,7 @@ func newAuthority(t *testing.T, now func() time.Time) *authority {
 	}
 	tmpl := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "test root"}, NotBefore: now().Add(-time.Hour), NotAfter: now().Add(1000 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -144,13 +144,19 @@ func fixedRoots(pems ...[]byte) *Roots {
 			out = append(out, p...)
 		}
 		return out, nil
-	}, slog.New(slog.DiscardHandler))
+	}, nil, slog.New(slog.DiscardHandler))
 }
 
 // newStore returns a running store over a.
 func newStore(t *testing.T, a *authority, roots *Roots, now func() time.Time) *Store {
 	t.Helper()
 	s := New(Config{Fetcher: a, Roots: roots, Now: now})
+	run(t, s)
+	return s
+}
+
+func run(t *testing.T, s *Store) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -160,7 +166,6 @@ func newStore(t *testing.T, a *authority, roots *Roots, now func() time.Time) *S
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return s
 }
 
 // eventually waits until ok holds.

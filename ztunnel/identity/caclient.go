@@ -37,6 +37,8 @@ type CAConfig struct {
 	Roots *Roots
 	// Server is the identity control must have; zero means warren-system/warren-control of the default trust domain.
 	Server mesh.Identity
+	// Own are the aliases of Server's trust domain.
+	Own Aliases
 	// TTL asked for; 0 means 24 h.
 	TTL time.Duration
 	// Answer is how long one of control's addresses may take to answer; 0 means 4 s.

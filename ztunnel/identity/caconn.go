@@ -68,14 +68,14 @@ func (c *CAClient) tls() *tls.Config {
 		InsecureSkipVerify:     true, // VerifyConnection does it
 		Time:                   c.cfg.Now,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if err := c.cfg.Roots.verify(cs.PeerCertificates, x509.ExtKeyUsageServerAuth, c.cfg.Now()); err != nil {
+			if _, err := c.cfg.Roots.verify(cs.PeerCertificates, x509.ExtKeyUsageServerAuth, c.cfg.Now()); err != nil {
 				return err
 			}
 			got, err := svid(cs.PeerCertificates[0])
 			if err != nil {
 				return failure(reason.IdentityMismatch, "verify control: %w", err)
 			}
-			if got != c.cfg.Server {
+			if !c.cfg.Own.same(c.cfg.Server.TrustDomain, got, c.cfg.Server) {
 				return failure(reason.IdentityMismatch, "verify control: it is %s, want %s", got, c.cfg.Server)
 			}
 			return nil

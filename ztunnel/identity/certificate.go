@@ -22,6 +22,7 @@ type certificate struct {
 	leaf  *x509.Certificate
 	chain []*x509.Certificate
 	key   *key
+	root  *x509.Certificate // that verified it when it came
 	renew time.Time
 }
 
@@ -44,17 +45,21 @@ func newCertificate(id mesh.Identity, k *key, chainPEM []string, roots *Roots, n
 		return nil, fmt.Errorf("certificate is for %s", got)
 	}
 	c := &certificate{leaf: leaf, chain: chain, key: k, tls: tls.Certificate{PrivateKey: k, Leaf: leaf}}
-	if err := c.verify(roots, now); err != nil {
+	if c.root, err = c.verify(roots, now); err != nil {
 		return nil, err
 	}
 	for _, x := range chain {
 		c.tls.Certificate = append(c.tls.Certificate, x.Raw)
 	}
-	// Half-life give or take a tenth of it, so that a node's certificates do not all come due together.
+	// Half-life give or take a tenth of it, so that a node's certificates do not all come due together. At the end of
+	// an authority's life each certificate is shorter than the one before; they are not asked for in a loop.
 	half := float64(leaf.NotAfter.Sub(now)) / 2
-	c.renew = now.Add(time.Duration(half * (0.9 + 0.2*rand.Float64())))
+	c.renew = now.Add(max(time.Duration(half*(0.9+0.2*rand.Float64())), renewLeast))
 	return c, nil
 }
+
+// renewLeast is the least time between a certificate and its renewal.
+const renewLeast = 5 * time.Second
 
 // maxChain bounds the certificates of an answer.
 const maxChain = 8
@@ -79,18 +84,23 @@ func parseChain(chainPEM []string) ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// verify checks that peers with the same roots will accept the certificate, in both roles.
-func (c *certificate) verify(roots *Roots, now time.Time) error {
+// verify checks that peers with the same roots will accept the certificate, in both roles, and returns its root.
+func (c *certificate) verify(roots *Roots, now time.Time) (root *x509.Certificate, err error) {
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		if err := roots.verify(c.chain, usage, now); err != nil {
-			return err
+		if root, err = roots.verify(c.chain, usage, now); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return root, nil
 }
 
 func (c *certificate) valid(now time.Time) bool {
 	return c != nil && !now.Before(c.leaf.NotBefore) && !now.After(c.leaf.NotAfter)
+}
+
+// lasting is valid, with a tenth of its life left or more.
+func (c *certificate) lasting(now time.Time) bool {
+	return c.valid(now) && c.leaf.NotAfter.Sub(now) >= c.leaf.NotAfter.Sub(c.leaf.NotBefore)/10
 }
 
 func serial(c *x509.Certificate) string { return hex.EncodeToString(c.SerialNumber.Bytes()) }

@@ -25,6 +25,8 @@ type Info struct {
 	Serial    string        `json:"serialNumber,omitempty"`
 	NotBefore time.Time     `json:"validFrom,omitzero"`
 	NotAfter  time.Time     `json:"expirationTime,omitzero"`
+	// Root is the beginning of the SHA-256 fingerprint of the root that verified it.
+	Root string `json:"root,omitempty"`
 	// Renew is when the next fetch is due.
 	Renew time.Time `json:"renewTime,omitzero"`
 	// Error of the last fetch; a valid certificate may have one too.
@@ -44,6 +46,7 @@ func (s *Store) Certificates() []Info {
 		}
 		if c := e.current.Load(); c != nil {
 			i.State, i.Serial, i.NotBefore, i.NotAfter = StateUnavailable, serial(c.leaf), c.leaf.NotBefore, c.leaf.NotAfter
+			i.Root = fingerprint(c.root)
 			if c.valid(now) {
 				i.State = StateAvailable
 			}

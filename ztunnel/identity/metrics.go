@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.fetched, m.failures, m.duration, expiries{s})
+		reg.MustRegister(m.fetched, m.failures, m.duration, expiries{s}, trust{s})
 	}
 	return m
 }

@@ -22,10 +22,10 @@ func (s *Store) Mutual(ctx context.Context, client, server mesh.Identity, expect
 	if err != nil {
 		return err
 	}
-	if err := s.verifyServer(o, expected); err != nil {
+	if err := s.verifyServer(o, client.TrustDomain, expected, s.cfg.Now()); err != nil {
 		return err
 	}
-	return s.verifyClient(c, server.TrustDomain)
+	return s.verifyClient(c, server.TrustDomain, s.cfg.Now())
 }
 
 // shown is what a handshake would show the peer of id.

@@ -12,7 +12,7 @@ type priority uint8
 
 const (
 	background priority = iota // a valid certificate is renewed
-	warmup                     // there is none, and nobody waits for it yet
+	warmup                     // there is none, or not for much longer, and nobody waits for it yet
 	realTime                   // a connection waits
 )
 
@@ -20,7 +20,7 @@ func (e *entry) priority(now time.Time) priority {
 	switch {
 	case e.waiters > 0:
 		return realTime
-	case e.current.Load().valid(now):
+	case e.current.Load().lasting(now):
 		return background
 	default:
 		return warmup

@@ -5,11 +5,15 @@ package identity
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warren-mesh/warren/mesh/revocation"
 )
 
 const (
@@ -19,46 +23,107 @@ const (
 	rootsRetry = 100 * time.Millisecond
 )
 
-// Roots is the bundle of certificates the mesh trusts. The configured bundle is the only source: what the CA
-// sends along with a certificate is never trusted because of that. Safe for concurrent use.
+// ReadFunc returns a file's content; fs.ErrNotExist when there is no such file.
+type ReadFunc func(context.Context) ([]byte, error)
+
+// Roots is what the mesh trusts: a bundle of roots, and lists of certificates that were revoked. The configured files
+// are the only source: what the CA sends along with a certificate is never trusted because of that. Safe for
+// concurrent use.
 type Roots struct {
-	read    func(context.Context) ([]byte, error)
+	read    ReadFunc
+	revoked ReadFunc // nil: no lists
 	log     *slog.Logger
+	now     func() time.Time
 	current atomic.Pointer[bundle]
 
 	mu      sync.Mutex
-	raw     []byte
+	raw     []byte // of the bundle
+	rawList []byte
 	lastErr string
-	changed chan struct{} // closed when current changes
+	failed  map[string]uint64 // reads, by file
+	changed chan struct{}     // closed when current changes
 }
 
-// NewRoots returns roots read by read, PEM of one or more CA certificates. Nothing is trusted until the first
-// Refresh succeeded.
-func NewRoots(read func(context.Context) ([]byte, error), log *slog.Logger) *Roots {
-	return &Roots{read: read, log: log, changed: make(chan struct{})}
+// NewRoots returns roots read by roots, PEM of one or more CA certificates, and revocation lists read by revoked, where
+// that is not nil. Nothing is trusted until the first Refresh succeeded.
+func NewRoots(roots, revoked ReadFunc, log *slog.Logger) *Roots {
+	return &Roots{read: roots, revoked: revoked, log: log, now: time.Now, changed: make(chan struct{}), failed: map[string]uint64{}}
 }
 
-// Refresh reads the bundle again. A bundle that can't be read or is damaged is an error; the last good one stays.
+// Known reports whether there is a bundle to verify by.
+func (r *Roots) Known() bool { return r.current.Load() != nil }
+
+// Refresh reads the files again. One that can't be read or is damaged is an error; the last good one stays. Before
+// the first answer about revocation lists, good or none, nothing is trusted.
 func (r *Roots) Refresh(ctx context.Context) error {
 	data, err := r.read(ctx)
-	if err != nil {
-		return fmt.Errorf("read root bundle: %w", err)
-	}
+	listed, listErr := r.readLists(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.raw != nil && bytes.Equal(r.raw, data) {
-		return nil
+	last := r.current.Load()
+	b, err := r.nextBundle(last, data, err)
+	lists, listErr := r.nextLists(last, listed, listErr)
+	known := last != nil || lists != nil || listErr == nil
+	if b != nil && known && (b != last || lists != last.lists) {
+		r.take(b, lists)
 	}
-	b, err := parseBundle(data)
+	return errors.Join(err, listErr)
+}
+
+func (r *Roots) nextBundle(last *bundle, data []byte, err error) (*bundle, error) {
+	if err == nil && last != nil && bytes.Equal(r.raw, data) {
+		return last, nil
+	}
+	var b *bundle
+	if err == nil {
+		b, err = parseBundle(data)
+	}
 	if err != nil {
-		return fmt.Errorf("read root bundle: %w", err)
+		r.failed["roots"]++
+		return last, fmt.Errorf("read root bundle: %w", err)
 	}
 	r.raw = bytes.Clone(data)
-	r.current.Store(b)
+	return b, nil
+}
+
+func (r *Roots) nextLists(last *bundle, data []byte, err error) (lists *revocation.Lists, _ error) {
+	var before *revocation.Lists
+	if last != nil {
+		before = last.lists
+	}
+	lists = before
+	if err == nil && (last == nil || !bytes.Equal(r.rawList, data) || before.Stale(r.now())) {
+		if lists, err = revocation.Next(before, data, r.now()); before != nil && bytes.Equal(r.rawList, data) {
+			lists = before // out of date, and no other is there
+		}
+	}
+	if err != nil {
+		r.failed["crl"]++
+		err = fmt.Errorf("read revocation lists: %w", err)
+	}
+	if lists != before {
+		r.rawList = bytes.Clone(data)
+	}
+	return lists, err
+}
+
+func (r *Roots) readLists(ctx context.Context) ([]byte, error) {
+	if r.revoked == nil {
+		return nil, nil
+	}
+	data, err := r.revoked(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// take begins to go by a bundle and lists; mu is held.
+func (r *Roots) take(b *bundle, lists *revocation.Lists) {
+	r.current.Store(&bundle{pool: b.pool, certs: b.certs, lists: lists, verified: map[verifiedKey]proof{}})
 	close(r.changed)
 	r.changed = make(chan struct{})
-	r.log.Info("root bundle read", "roots", len(b.certs))
-	return nil
+	r.log.Info("trust changed", "roots", len(b.certs), "first_root", fingerprint(b.certs[0]), "revoked", lists.Len())
 }
 
 // Run refreshes until ctx ends; each new complaint is logged once.
@@ -91,12 +156,12 @@ func (r *Roots) complain(err error) {
 	r.lastErr = text
 	r.mu.Unlock()
 	if text != "" && !again {
-		r.log.Warn("root bundle not read, the last good one stays", "err", text, "have_one", r.current.Load() != nil)
+		r.log.Warn("trust not read, the last good stays", "err", text, "have_one", r.current.Load() != nil)
 	}
 }
 
-// watch returns a channel that is closed when the bundle changes.
-func (r *Roots) watch() <-chan struct{} {
+// Watch returns a channel that is closed when what is trusted changes.
+func (r *Roots) Watch() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.changed

@@ -4,6 +4,7 @@ package identity
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ const (
 	backoffMax   = 150 * time.Second
 	// retireTime is how long a replaced key stays for handshakes that picked it just before.
 	retireTime = 10 * time.Second
+	// moveTime is how long the move to another root takes at most, give or take failures.
+	moveTime = 5 * time.Minute
 	// lookAgain bounds the sleep between two looks at the clock, which may be set or stand still while a
 	// machine is suspended.
 	lookAgain = 30 * time.Second
@@ -29,7 +32,7 @@ func (s *Store) Run(ctx context.Context) error {
 	children.Go(func() { _ = s.cfg.Roots.Run(ctx) })
 	defer s.end()
 	defer children.Wait()
-	roots := s.cfg.Roots.watch()
+	roots := s.cfg.Roots.Watch()
 	for {
 		t := time.NewTimer(s.dispatch(ctx, &children))
 		select {
@@ -37,7 +40,7 @@ func (s *Store) Run(ctx context.Context) error {
 			t.Stop()
 			return nil
 		case <-roots:
-			roots = s.cfg.Roots.watch() // before the look at the bundle: the next change must not be missed
+			roots = s.cfg.Roots.Watch() // before the look at the bundle: the next change must not be missed
 			s.rootsChanged()
 		case <-s.wake:
 		case <-t.C:
@@ -98,7 +101,9 @@ func (s *Store) fetch(ctx context.Context, e *entry) {
 	start := time.Now()
 	c, k, err := s.request(ctx, e)
 	s.metrics.duration.Observe(time.Since(start).Seconds())
-	s.finish(e, c, k, err)
+	if s.finish(e, c, k, err) && s.cfg.Moved != nil {
+		s.cfg.Moved(e.id)
+	}
 }
 
 func (s *Store) request(ctx context.Context, e *entry) (*certificate, *key, error) {
@@ -121,8 +126,9 @@ func (s *Store) request(ctx context.Context, e *entry) (*certificate, *key, erro
 	return c, k, nil
 }
 
-// finish takes a fetch's result. On failure the present certificate stays.
-func (s *Store) finish(e *entry, c *certificate, k *key, err error) {
+// finish takes a fetch's result, and reports whether it moved the identity to another root. On failure the present
+// certificate stays.
+func (s *Store) finish(e *entry, c *certificate, k *key, err error) (moved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.poke()
@@ -134,7 +140,7 @@ func (s *Store) finish(e *entry, c *certificate, k *key, err error) {
 		k.erase()
 	}
 	if e.gone {
-		return
+		return false
 	}
 	e.err = err
 	if err != nil {
@@ -146,14 +152,16 @@ func (s *Store) finish(e *entry, c *certificate, k *key, err error) {
 	} else {
 		if old := e.current.Swap(c); old != nil {
 			e.retired = append(e.retired, retired{key: old.key, until: now.Add(retireTime)})
+			moved = !old.root.Equal(c.root)
 		}
 		e.failures, e.next = 0, c.renew
 		s.metrics.fetched.Inc()
 		s.cfg.Log.Info("certificate fetched", "identity", e.id.String(), "serial", serial(c.leaf),
-			"not_after", c.leaf.NotAfter, "renew", c.renew)
+			"not_after", c.leaf.NotAfter, "renew", c.renew, "root", fingerprint(c.root))
 	}
 	close(e.changed)
 	e.changed = make(chan struct{})
+	return moved
 }
 
 // eraseRetired erases replaced keys whose time is over and returns how long until the next is.
@@ -174,15 +182,28 @@ func (s *Store) eraseRetired(now time.Time) time.Duration {
 	return wait
 }
 
-// rootsChanged renews what the new bundle does not verify, and tries at once what failed under the old.
+// rootsChanged renews what the new bundle does not verify, and tries at once what failed under the old. The bundle's
+// first root is the one that the authority signs under: what is of another moves to it, within a moment or a few
+// minutes, so that all nodes do not ask together.
 func (s *Store) rootsChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.cfg.Now()
+	now, first := s.cfg.Now(), s.cfg.Roots.current.Load().certs[0]
 	for _, e := range s.entries {
 		c := e.current.Load()
-		if c == nil || e.err != nil || c.verify(s.cfg.Roots, now) != nil {
+		if c == nil || e.err != nil {
 			e.failures, e.next = 0, now
+			continue
+		}
+		root, err := c.verify(s.cfg.Roots, now)
+		switch {
+		case err != nil:
+			e.failures, e.next = 0, now
+		case !root.Equal(first):
+			spread := min(moveTime, c.leaf.NotAfter.Sub(c.leaf.NotBefore)/10)
+			if at := now.Add(rand.N(spread + 1)); at.Before(e.next) {
+				e.next = at
+			}
 		}
 	}
 }

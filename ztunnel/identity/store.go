@@ -28,6 +28,11 @@ type Config struct {
 	Fetcher Fetcher
 	// Roots is run by the store's Run.
 	Roots *Roots
+	// Own are the aliases of the trust domain of the identities here; nil means none.
+	Own Aliases
+	// Moved is called when an identity's certificate is of another root than its former one: what was proven with
+	// that will be worth nothing once its root goes. nil: nobody cares.
+	Moved func(mesh.Identity)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log receives fetches and failures; nil discards them.

@@ -352,7 +352,7 @@ func TestRootsChange(t *testing.T) {
 			return b, nil
 		}
 		return nil, errors.New("no such file")
-	}, slog.New(slog.DiscardHandler))
+	}, nil, slog.New(slog.DiscardHandler))
 	s := newStore(t, a, roots, time.Now)
 	s.Want(sa("x"))
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

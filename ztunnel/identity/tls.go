@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"slices"
+	"time"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -44,12 +45,14 @@ func (s *Store) ClientConfig(ctx context.Context, source mesh.Identity, expected
 	// Names are not what identifies a server here; VerifyConnection below does all of the verification.
 	c.InsecureSkipVerify = true
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return e.show(s.cfg.Now()) }
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return s.verifyServer(cs, expected) }
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		return s.verifyServer(cs, source.TrustDomain, expected, s.cfg.Now())
+	}
 	return c, nil
 }
 
 // ServerConfig returns the configuration for connections to own: a client must show a certificate with a
-// workload identity of own's trust domain. It waits like ClientConfig.
+// workload identity of own's trust domain, or of one of its aliases. It waits like ClientConfig.
 func (s *Store) ServerConfig(ctx context.Context, own mesh.Identity) (*tls.Config, error) {
 	e, err := s.acquire(ctx, own)
 	if err != nil {
@@ -62,42 +65,43 @@ func (s *Store) serverConfig(e *entry) *tls.Config {
 	c := s.base()
 	c.ClientAuth = tls.RequireAnyClientCert // verified below, against roots that change
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.show(s.cfg.Now()) }
-	c.VerifyConnection = func(cs tls.ConnectionState) error { return s.verifyClient(cs, e.id.TrustDomain) }
+	c.VerifyConnection = func(cs tls.ConnectionState) error { return s.verifyClient(cs, e.id.TrustDomain, s.cfg.Now()) }
 	return c
 }
 
-func (s *Store) verifyServer(cs tls.ConnectionState, expected []string) error {
-	if err := s.verifyChain(cs, x509.ExtKeyUsageServerAuth); err != nil {
+func (s *Store) verifyServer(cs tls.ConnectionState, own string, expected []string, now time.Time) error {
+	if err := s.verifyChain(cs, x509.ExtKeyUsageServerAuth, now); err != nil {
 		return err
 	}
 	for _, u := range cs.PeerCertificates[0].URIs {
-		if slices.Contains(expected, u.String()) {
+		if s.cfg.Own.expected(own, u.String(), expected) {
 			return nil
 		}
 	}
 	return failure(reason.IdentityMismatch, "verify server: it is %v, expected one of %v", cs.PeerCertificates[0].URIs, expected)
 }
 
-func (s *Store) verifyClient(cs tls.ConnectionState, trustDomain string) error {
-	if err := s.verifyChain(cs, x509.ExtKeyUsageClientAuth); err != nil {
+func (s *Store) verifyClient(cs tls.ConnectionState, own string, now time.Time) error {
+	if err := s.verifyChain(cs, x509.ExtKeyUsageClientAuth, now); err != nil {
 		return err
 	}
 	id, err := svid(cs.PeerCertificates[0])
 	if err != nil {
 		return failure(reason.IdentityMismatch, "verify client: %w", err)
 	}
-	if id.TrustDomain != trustDomain {
-		return failure(reason.IdentityMismatch, "verify client: %s is of another trust domain than %s", id, trustDomain)
+	if !s.cfg.Own.has(own, id.TrustDomain) {
+		return failure(reason.IdentityMismatch, "verify client: %s is of another trust domain than %s", id, own)
 	}
 	return nil
 }
 
 // verifyChain checks what does not depend on who the peer should be.
-func (s *Store) verifyChain(cs tls.ConnectionState, usage x509.ExtKeyUsage) error {
+func (s *Store) verifyChain(cs tls.ConnectionState, usage x509.ExtKeyUsage, now time.Time) error {
 	if cs.NegotiatedProtocol != alpn {
 		return failure(reason.TLSFailure, "verify peer: it negotiated protocol %q, want %q", cs.NegotiatedProtocol, alpn)
 	}
-	return s.cfg.Roots.verify(cs.PeerCertificates, usage, s.cfg.Now())
+	_, err := s.cfg.Roots.verify(cs.PeerCertificates, usage, now)
+	return err
 }
 
 // Peer returns the identity of the other side of a finished handshake.

@@ -258,11 +258,11 @@ func TestChainIsVerifiedOncePerBundleAndDatesEachTime(t *testing.T) {
 	if n := len(roots.current.Load().verified); n != 2 {
 		t.Errorf("%d chains remembered, want one per usage", n)
 	}
-	if err := c.verify(roots, ck.now().Add(23*time.Hour)); err != nil {
+	if _, err := c.verify(roots, ck.now().Add(23*time.Hour)); err != nil {
 		t.Errorf("before expiry: %v", err)
 	}
 	for name, at := range map[string]time.Duration{"after expiry": 25 * time.Hour, "before validity": -2 * time.Minute} {
-		if err := c.verify(roots, ck.now().Add(at)); err == nil {
+		if _, err := c.verify(roots, ck.now().Add(at)); err == nil {
 			t.Errorf("%s: accepted from the cache", name)
 		}
 	}

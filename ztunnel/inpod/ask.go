@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -69,7 +70,10 @@ func (b *Broker) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read file %q: %w", name, err)
 	}
-	if r.msg.Error != "" {
+	switch {
+	case r.msg.Missing:
+		return nil, fmt.Errorf("read file %q: broker: %w (%s)", name, fs.ErrNotExist, r.msg.Error)
+	case r.msg.Error != "":
 		return nil, fmt.Errorf("read file %q: broker: %s", name, r.msg.Error)
 	}
 	return r.msg.Data, nil

@@ -63,10 +63,10 @@ type Sockets interface {
 	Unix(ctx context.Context, name string) (net.Conn, error)
 }
 
-// Files gives ztunnel the contents of files, by names from a fixed list: "token", "roots".
+// Files gives ztunnel the contents of files, by names from a fixed list: "token", "roots", "crl".
 type Files interface {
-	// ReadFile returns the file's bytes as they are now. A name not in the list, or a file that can't be read, is
-	// an error of its own; with no broker in time the error is ErrNoSocket.
+	// ReadFile returns the file's bytes as they are now. A name not in the list and a file that is not there are
+	// fs.ErrNotExist; one that can't be read is an error of its own; with no broker in time the error is ErrNoSocket.
 	ReadFile(ctx context.Context, name string) ([]byte, error)
 }
 

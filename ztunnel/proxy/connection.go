@@ -72,7 +72,9 @@ type connection struct {
 	// told is how much of up and down series has.
 	told struct{ up, down uint64 }
 	// judge tells whether policy still allows an established inbound connection; nil: nothing to judge.
-	judge       func(*mesh.Snapshot) verdict
+	judge func(*mesh.Snapshot) verdict
+	// vouch tells whether the tunnel of an outbound connection is still to be trusted; nil: there is none.
+	vouch       func() error
 	undecidedAt time.Time // since when a policy it references is unknown
 }
 

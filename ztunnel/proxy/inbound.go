@@ -64,6 +64,10 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	case leaving:
 		t.server.GoAway()
 	}
+	// What is trusted may have changed since the handshake, before the tunnel was on the list.
+	if err := p.cfg.Identities.StillClient(t.server.ConnectionState(), t.pod.self()); err != nil {
+		t.server.End(err)
+	}
 	if err := t.server.Serve(stay); err != nil && stay.Err() == nil {
 		p.log.Debug("tunnel ended", "pod", pd.uid, "src.addr", conn.RemoteAddrPort(), "src.identity", t.peer, "err", err)
 	}

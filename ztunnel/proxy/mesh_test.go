@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -18,6 +19,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,7 +39,11 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 	pem  []byte
-	mute map[string]bool // identities that get no answer
+	// roots are what all trust, in place of pem alone.
+	roots atomic.Pointer[[]byte]
+	next  atomic.Pointer[authority] // answers in its place
+	ttl   time.Duration             // of leaves; 0 is an hour
+	mute  map[string]bool           // identities that get no answer
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -56,6 +62,9 @@ func newAuthority(t *testing.T) *authority {
 }
 
 func (a *authority) Fetch(ctx context.Context, id mesh.Identity, csrPEM []byte) ([]string, error) {
+	if next := a.next.Load(); next != nil {
+		a = next
+	}
 	if a.mute[id.String()] {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -69,13 +78,20 @@ func (a *authority) Fetch(ctx context.Context, id mesh.Identity, csrPEM []byte) 
 		return nil, err
 	}
 	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
-	tpl := &x509.Certificate{SerialNumber: serial, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), URIs: csr.URIs,
+	tpl := &x509.Certificate{SerialNumber: serial, NotBefore: time.Now().Add(-time.Second), NotAfter: time.Now().Add(cmp.Or(a.ttl, time.Hour)), URIs: csr.URIs,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	leaf, err := x509.CreateCertificate(rand.Reader, tpl, a.cert, csr.PublicKey, a.key)
 	if err != nil {
 		return nil, err
 	}
 	return []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})), string(a.pem)}, nil
+}
+
+func (a *authority) bundle() []byte {
+	if b := a.roots.Load(); b != nil {
+		return *b
+	}
+	return a.pem
 }
 
 // records collects access log lines.
@@ -114,6 +130,7 @@ type node struct {
 	sockets *sockets
 	proxy   *Proxy
 	ids     *identity.Store
+	roots   *identity.Roots
 	metrics *metrics.Metrics
 	log     records
 	stop    context.CancelFunc
@@ -139,8 +156,12 @@ func newMesh(t *testing.T, options ...func(*Config)) *testMesh {
 func (m *testMesh) node(name string, options ...func(*Config)) *node {
 	n := &node{name: name, t: m.t, sockets: newSockets(m.net), ended: make(chan struct{})}
 	log := slog.New(slog.NewTextHandler(testWriter{m.t}, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)
-	roots := identity.NewRoots(func(context.Context) ([]byte, error) { return m.ca.pem, nil }, log)
-	n.ids = identity.New(identity.Config{Fetcher: m.ca, Roots: roots, Log: log})
+	roots := identity.NewRoots(func(context.Context) ([]byte, error) { return m.ca.bundle(), nil }, nil, log)
+	n.roots = roots
+	n.ids = identity.New(identity.Config{Fetcher: m.ca, Roots: roots, Log: log,
+		Own:   func() []string { return m.store.Snapshot().Config().TrustDomainAliases },
+		Moved: func(id mesh.Identity) { n.proxy.Moved(id) },
+	})
 	var err error
 	if n.metrics, err = metrics.New(metrics.Config{}); err != nil {
 		m.t.Fatal(err)

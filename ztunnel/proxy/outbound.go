@@ -82,6 +82,7 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	}}
 	opening, cancel := context.WithTimeout(c.ctx, openTimeout)
 	defer cancel()
+	seen := p.trustChanges.Load()
 	s, err := p.pool.Open(opening, key, req, func(ctx context.Context) (record.Conn, error) {
 		return p.dialTunnel(ctx, c.pod.uid, self, d)
 	})
@@ -93,6 +94,9 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	}
 	far := streamSide{s}
 	c.attach(1, far)
+	if err := c.vouched(seen, func() error { return p.trusted(key, s.ConnectionState()) }); err != nil {
+		return err
+	}
 	peer := p.proven(s, d)
 	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, peer })
 	c.established()
@@ -102,7 +106,8 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 // proven is who the far end proved to be. Where the service has further names that need not be who its workload is;
 // zero for a name that is no workload's.
 func (p *Proxy) proven(s *hbone.Stream, d route.Decision) mesh.Identity {
-	if own := d.Workload.Identity(); len(d.Expected) == 1 && !own.IsZero() {
+	aliases := p.cfg.Store.Snapshot().Config().TrustDomainAliases
+	if own := d.Workload.Identity(); len(d.Expected) == 1 && !own.IsZero() && len(aliases) == 0 {
 		return own // the handshake would have taken nobody else
 	}
 	peer, err := p.cfg.Identities.Peer(s.ConnectionState())

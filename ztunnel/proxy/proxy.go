@@ -39,6 +39,10 @@ type Identities interface {
 	ClientConfig(ctx context.Context, source mesh.Identity, expected []string) (*tls.Config, error)
 	ServerConfig(ctx context.Context, own mesh.Identity) (*tls.Config, error)
 	Peer(tls.ConnectionState) (mesh.Identity, error)
+	// TrustChanged is closed at the next change of what is trusted; StillServer and StillClient then judge tunnels.
+	TrustChanged() <-chan struct{}
+	StillServer(cs tls.ConnectionState, source mesh.Identity, expected []string) error
+	StillClient(cs tls.ConnectionState, own mesh.Identity) error
 	Mutual(ctx context.Context, client, server mesh.Identity, expected []string) error
 }
 
@@ -110,7 +114,8 @@ type Proxy struct {
 	work   sync.WaitGroup // connections, and the tunnels they come by
 	active atomic.Int64   // what work waits for
 
-	draining atomic.Bool
+	draining     atomic.Bool
+	trustChanges atomic.Uint64
 
 	mu       sync.Mutex
 	pods     map[string]*pod
@@ -142,7 +147,7 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}}
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.witnesses = newWitnesses(p)
-	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget})
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget, Trusted: p.trusted})
 	cfg.Metrics.Usage(p.use, metrics.Limits{Connections: cfg.PodConnections, Handshakes: cfg.PodHandshakes, Buffered: podBudget})
 	return p
 }

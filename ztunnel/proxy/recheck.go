@@ -5,6 +5,7 @@ package proxy
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -71,11 +72,12 @@ func (c *connection) judgeFrom(src netip.Addr, dst netip.AddrPort) func(*mesh.Sn
 	return c.judge
 }
 
-// recheck judges live inbound connections again whenever policies or their workloads changed, and closes
-// what is no longer allowed.
+// recheck judges live inbound connections again whenever policies or their workloads changed, and tunnels whenever
+// what is trusted did, and closes what is no longer allowed.
 func (p *Proxy) recheck(ctx context.Context) {
 	snap, changed := p.cfg.Store.Watch()
 	undecided := p.recheckAll(snap, snap, true) // some may have been let in by an earlier one
+	trust := p.cfg.Identities.TrustChanged()
 	for {
 		var later <-chan time.Time
 		if undecided {
@@ -83,6 +85,10 @@ func (p *Proxy) recheck(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-trust:
+			trust = p.cfg.Identities.TrustChanged() // before the look: the next change must not be missed
+			p.recheckTrust()
+			continue
 		case <-later:
 		case <-ctx.Done():
 			return
@@ -90,6 +96,9 @@ func (p *Proxy) recheck(ctx context.Context) {
 		before := snap
 		snap, changed = p.cfg.Store.Watch()
 		undecided = p.recheckAll(before, snap, undecided)
+		if !slices.Equal(before.Config().TrustDomainAliases, snap.Config().TrustDomainAliases) {
+			p.recheckTrust()
+		}
 	}
 }
 
