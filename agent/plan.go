@@ -127,6 +127,6 @@ func (t *tracked) capture() broker.Capture {
 	p := t.pod
 	return broker.Capture{
 		UID: p.UID, Namespace: p.Namespace, Name: p.Name, ServiceAccount: p.ServiceAccount,
-		Addresses: t.addresses(), Running: p.Running,
+		Addresses: t.addresses(), Running: p.Running, Except: p.Except,
 	}
 }

@@ -48,4 +48,22 @@ func exceptionFrom(p netip.Prefix) (sockopsException, error) {
 	return sockopsException{Bits: uint32(bits), Addr: addrFrom(p.Addr())}, nil
 }
 
+// podExceptionsFrom writes the pod's exceptions as keys of the trie of all pods.
+func podExceptionsFrom(cookie uint64, except []netip.Prefix) (map[sockopsPodException]bool, error) {
+	if len(except) > MaxExcept {
+		return nil, fmt.Errorf("%d exceptions, at most %d", len(except), MaxExcept)
+	}
+	out := make(map[sockopsPodException]bool, len(except))
+	for _, prefix := range except {
+		e, err := exceptionFrom(prefix)
+		if err != nil {
+			return nil, err
+		}
+		out[sockopsPodException{Bits: 64 + e.Bits, Cookie: halves(cookie), Addr: e.Addr}] = true
+	}
+	return out, nil
+}
+
+func halves(cookie uint64) [2]uint32 { return [2]uint32{uint32(cookie), uint32(cookie >> 32)} }
+
 var mappedIPv4 = netip.PrefixFrom(netip.AddrFrom16([16]byte{10: 0xff, 11: 0xff}), 96)

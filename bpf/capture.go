@@ -5,14 +5,16 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// Enable starts the pod's capture: from now on its new connections, out and in, go to its listeners. Repeated, it
-// changes the addresses and leaves the time of capture alone.
-func (d *Datapath) Enable(p Pod) error {
+// Enable starts the pod's capture: from now on its new connections, out and in, go to its listeners. Those to except,
+// at most MaxExcept prefixes, don't, nor those to what SetExceptions named. Repeated, it changes addresses and
+// exceptions and leaves the time of capture alone.
+func (d *Datapath) Enable(p Pod, except ...netip.Prefix) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.pods[p.Cookie] == nil {
@@ -24,6 +26,13 @@ func (d *Datapath) Enable(p Pod) error {
 			return fmt.Errorf("capture pod %d: %w", p.Cookie, err)
 		}
 	}
+	excepted, err := podExceptionsFrom(p.Cookie, except)
+	if err != nil {
+		return fmt.Errorf("capture pod %d: %w", p.Cookie, err)
+	}
+	if err := putAll(d.maps[mapPodExcept], excepted); err != nil {
+		return fmt.Errorf("capture pod %d: %w", p.Cookie, err)
+	}
 	v := sockopsPod{Ip4: addrFrom(p.IPv4), Ip6: addrFrom(p.IPv6), Flags: flagCaptured}
 	if p.Running {
 		v.Flags |= flagGrace
@@ -34,7 +43,13 @@ func (d *Datapath) Enable(p Pod) error {
 	} else {
 		v.CapturedNs = monotonic()
 	}
+	if len(excepted) > 0 {
+		v.Flags |= flagExcept
+	}
 	if err := d.maps[mapPods].Put(p.Cookie, &v); err != nil {
+		return fmt.Errorf("capture pod %d: %w", p.Cookie, err)
+	}
+	if err := d.keepPodExceptions(p.Cookie, excepted); err != nil {
 		return fmt.Errorf("capture pod %d: %w", p.Cookie, err)
 	}
 	return nil
@@ -101,7 +116,7 @@ func (d *Datapath) forget(cookie uint64) error {
 			errs = append(errs, fmt.Errorf("delete from %s: %w", name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.keepPodExceptions(cookie, nil))...)
 }
 
 func (d *Datapath) ensureInflight(name string, cookie uint64) error {

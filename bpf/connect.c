@@ -47,8 +47,8 @@ static __always_inline __u16 capture_port(struct bpf_sock_addr *ctx, struct bpf_
 }
 
 /* Judges an application's connect to dst:port; via is the capture port it would be sent to. */
-static __always_inline enum verdict app_connect(struct bpf_sock *sk, const struct pod *pod, const struct addr *dst,
-						__be16 port, __u16 via)
+static __always_inline enum verdict app_connect(struct bpf_sock *sk, const struct pod *pod, __u64 cookie,
+						const struct addr *dst, __be16 port, __u16 via)
 {
 	__u16 hport = bpf_ntohs(port);
 	struct peer *peer;
@@ -60,7 +60,7 @@ static __always_inline enum verdict app_connect(struct bpf_sock *sk, const struc
 			return refuse(REASON_RESERVED_PORT);
 		return pass(sk, REASON_LOOPBACK);
 	}
-	if (addr_excepted(dst))
+	if (pod_excepted(pod, cookie, dst))
 		return pass(sk, REASON_EXCEPTED);
 	if (addr_none(addr_is4(dst) ? &pod->ip4 : &pod->ip6))
 		return refuse(REASON_NO_POD_ADDRESS);
@@ -111,12 +111,14 @@ int on_connect4(struct bpf_sock_addr *ctx)
 	struct exempt *e;
 	struct addr dst;
 	struct pod *pod;
+	__u64 cookie;
 	__be16 port;
 	__u16 via;
 
 	if (!is_tcp(ctx) || !sk)
 		return PASS;
-	pod = pod_find(bpf_get_netns_cookie(ctx));
+	cookie = bpf_get_netns_cookie(ctx);
+	pod = pod_find(cookie);
 	addr_from4(&dst, ctx->user_ip4);
 	port = ctx->user_port;
 
@@ -135,7 +137,7 @@ int on_connect4(struct bpf_sock_addr *ctx)
 	if (!pod || !pod_captured(pod))
 		return PASS;
 	via = capture_port(ctx, sk);
-	switch (app_connect(sk, pod, &dst, port, via)) {
+	switch (app_connect(sk, pod, cookie, &dst, port, via)) {
 	case REFUSE:
 		return REFUSE;
 	case PASS:
@@ -154,12 +156,14 @@ int on_connect6(struct bpf_sock_addr *ctx)
 	struct exempt *e;
 	struct addr dst;
 	struct pod *pod;
+	__u64 cookie;
 	__be16 port;
 	__u16 via;
 
 	if (!is_tcp(ctx) || !sk)
 		return PASS;
-	pod = pod_find(bpf_get_netns_cookie(ctx));
+	cookie = bpf_get_netns_cookie(ctx);
+	pod = pod_find(cookie);
 	dst.w[0] = ctx->user_ip6[0];
 	dst.w[1] = ctx->user_ip6[1];
 	dst.w[2] = ctx->user_ip6[2];
@@ -182,7 +186,7 @@ int on_connect6(struct bpf_sock_addr *ctx)
 	if (!pod || !pod_captured(pod))
 		return PASS;
 	via = capture_port(ctx, sk);
-	switch (app_connect(sk, pod, &dst, port, via)) {
+	switch (app_connect(sk, pod, cookie, &dst, port, via)) {
 	case REFUSE:
 		return REFUSE;
 	case PASS:

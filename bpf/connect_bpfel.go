@@ -16,18 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	connectMapClientAddr  = "client_addr"
-	connectMapExceptions  = "exceptions"
-	connectMapExempts     = "exempts"
-	connectMapInflight    = "inflight"
-	connectMapOrigDst     = "orig_dst"
-	connectMapPods        = "pods"
-	connectMapProbes      = "probes"
-	connectMapSockOrigs   = "sock_origs"
-	connectMapSockPeers   = "sock_peers"
-	connectMapStats       = "stats"
-	connectProgOnConnect4 = "on_connect4"
-	connectProgOnConnect6 = "on_connect6"
+	connectMapClientAddr    = "client_addr"
+	connectMapExceptions    = "exceptions"
+	connectMapExempts       = "exempts"
+	connectMapInflight      = "inflight"
+	connectMapOrigDst       = "orig_dst"
+	connectMapPodExceptions = "pod_exceptions"
+	connectMapPods          = "pods"
+	connectMapProbes        = "probes"
+	connectMapSockOrigs     = "sock_origs"
+	connectMapSockPeers     = "sock_peers"
+	connectMapStats         = "stats"
+	connectProgOnConnect4   = "on_connect4"
+	connectProgOnConnect6   = "on_connect6"
 )
 
 // loadConnect returns the embedded CollectionSpec for connect.
@@ -80,16 +81,17 @@ type connectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type connectMapSpecs struct {
-	ClientAddr *ebpf.MapSpec `ebpf:"client_addr"`
-	Exceptions *ebpf.MapSpec `ebpf:"exceptions"`
-	Exempts    *ebpf.MapSpec `ebpf:"exempts"`
-	Inflight   *ebpf.MapSpec `ebpf:"inflight"`
-	OrigDst    *ebpf.MapSpec `ebpf:"orig_dst"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	SockOrigs  *ebpf.MapSpec `ebpf:"sock_origs"`
-	SockPeers  *ebpf.MapSpec `ebpf:"sock_peers"`
-	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	ClientAddr    *ebpf.MapSpec `ebpf:"client_addr"`
+	Exceptions    *ebpf.MapSpec `ebpf:"exceptions"`
+	Exempts       *ebpf.MapSpec `ebpf:"exempts"`
+	Inflight      *ebpf.MapSpec `ebpf:"inflight"`
+	OrigDst       *ebpf.MapSpec `ebpf:"orig_dst"`
+	PodExceptions *ebpf.MapSpec `ebpf:"pod_exceptions"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	SockOrigs     *ebpf.MapSpec `ebpf:"sock_origs"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
 }
 
 // connectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,16 +120,17 @@ func (o *connectObjects) Close() error {
 //
 // It can be passed to loadConnectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type connectMaps struct {
-	ClientAddr *ebpf.Map `ebpf:"client_addr"`
-	Exceptions *ebpf.Map `ebpf:"exceptions"`
-	Exempts    *ebpf.Map `ebpf:"exempts"`
-	Inflight   *ebpf.Map `ebpf:"inflight"`
-	OrigDst    *ebpf.Map `ebpf:"orig_dst"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	SockOrigs  *ebpf.Map `ebpf:"sock_origs"`
-	SockPeers  *ebpf.Map `ebpf:"sock_peers"`
-	Stats      *ebpf.Map `ebpf:"stats"`
+	ClientAddr    *ebpf.Map `ebpf:"client_addr"`
+	Exceptions    *ebpf.Map `ebpf:"exceptions"`
+	Exempts       *ebpf.Map `ebpf:"exempts"`
+	Inflight      *ebpf.Map `ebpf:"inflight"`
+	OrigDst       *ebpf.Map `ebpf:"orig_dst"`
+	PodExceptions *ebpf.Map `ebpf:"pod_exceptions"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	SockOrigs     *ebpf.Map `ebpf:"sock_origs"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	Stats         *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *connectMaps) Close() error {
@@ -137,6 +140,7 @@ func (m *connectMaps) Close() error {
 		m.Exempts,
 		m.Inflight,
 		m.OrigDst,
+		m.PodExceptions,
 		m.Pods,
 		m.Probes,
 		m.SockOrigs,

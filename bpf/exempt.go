@@ -40,39 +40,49 @@ func (d *Datapath) SetExceptions(prefixes []netip.Prefix) error {
 		return err
 	}
 	m := d.maps[mapExceptions]
-	for k := range want {
-		if err := m.Put(&k, uint32(1)); err != nil {
-			return fmt.Errorf("add exception: %w", err)
-		}
-	}
-	stale, err := staleExceptions(m, want)
-	if err != nil {
+	if err := putAll(m, want); err != nil {
 		return err
 	}
-	for _, k := range stale {
-		if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove exception: %w", err)
+	return deleteFrom(m, func(k sockopsException) bool { return !want[k] })
+}
+
+// keepPodExceptions removes the pod's exceptions that are not wanted.
+func (d *Datapath) keepPodExceptions(cookie uint64, want map[sockopsPodException]bool) error {
+	of := halves(cookie)
+	return deleteFrom(d.maps[mapPodExcept], func(k sockopsPodException) bool { return k.Cookie == of && !want[k] })
+}
+
+func putAll[K comparable](m *ebpf.Map, keys map[K]bool) error {
+	for k := range keys {
+		if err := m.Put(&k, uint32(1)); err != nil {
+			return fmt.Errorf("add exception: %w", err)
 		}
 	}
 	return nil
 }
 
-func staleExceptions(m *ebpf.Map, want map[sockopsException]bool) ([]sockopsException, error) {
+// deleteFrom removes the entries that are stale.
+func deleteFrom[K comparable](m *ebpf.Map, stale func(K) bool) error {
 	var (
-		stale []sockopsException
-		k     sockopsException
-		v     uint32
+		gone []K
+		k    K
+		v    uint32
 	)
 	it := m.Iterate()
 	for it.Next(&k, &v) {
-		if !want[k] {
-			stale = append(stale, k)
+		if stale(k) {
+			gone = append(gone, k)
 		}
 	}
 	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list exceptions: %w", err)
+		return fmt.Errorf("list exceptions: %w", err)
 	}
-	return stale, nil
+	for _, k := range gone {
+		if err := m.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove exception: %w", err)
+		}
+	}
+	return nil
 }
 
 // Stats reads how often each reason applied in the kernel, summed over CPUs, since the first Load.

@@ -46,7 +46,7 @@ static __always_inline int judge_syn(struct __sk_buff *skb, const struct pod *po
 		sk = bpf_sk_fullsock(sk);
 	if (sk && bpf_sk_storage_get(&exempts, sk, 0, 0))
 		return TCX_NEXT;
-	if (!p->source_routed && addr_excepted(&p->dst)) {
+	if (!p->source_routed && pod_excepted(pod, pod_cookie, &p->dst)) {
 		count(REASON_EXCEPTED);
 		return TCX_NEXT;
 	}

@@ -16,18 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	guardMapClientAddr = "client_addr"
-	guardMapExceptions = "exceptions"
-	guardMapExempts    = "exempts"
-	guardMapInflight   = "inflight"
-	guardMapOrigDst    = "orig_dst"
-	guardMapPods       = "pods"
-	guardMapProbes     = "probes"
-	guardMapSockOrigs  = "sock_origs"
-	guardMapSockPeers  = "sock_peers"
-	guardMapStats      = "stats"
-	guardProgOnLeave   = "on_leave"
-	guardVarPodCookie  = "pod_cookie"
+	guardMapClientAddr    = "client_addr"
+	guardMapExceptions    = "exceptions"
+	guardMapExempts       = "exempts"
+	guardMapInflight      = "inflight"
+	guardMapOrigDst       = "orig_dst"
+	guardMapPodExceptions = "pod_exceptions"
+	guardMapPods          = "pods"
+	guardMapProbes        = "probes"
+	guardMapSockOrigs     = "sock_origs"
+	guardMapSockPeers     = "sock_peers"
+	guardMapStats         = "stats"
+	guardProgOnLeave      = "on_leave"
+	guardVarPodCookie     = "pod_cookie"
 )
 
 // loadGuard returns the embedded CollectionSpec for guard.
@@ -79,16 +80,17 @@ type guardProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type guardMapSpecs struct {
-	ClientAddr *ebpf.MapSpec `ebpf:"client_addr"`
-	Exceptions *ebpf.MapSpec `ebpf:"exceptions"`
-	Exempts    *ebpf.MapSpec `ebpf:"exempts"`
-	Inflight   *ebpf.MapSpec `ebpf:"inflight"`
-	OrigDst    *ebpf.MapSpec `ebpf:"orig_dst"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	SockOrigs  *ebpf.MapSpec `ebpf:"sock_origs"`
-	SockPeers  *ebpf.MapSpec `ebpf:"sock_peers"`
-	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	ClientAddr    *ebpf.MapSpec `ebpf:"client_addr"`
+	Exceptions    *ebpf.MapSpec `ebpf:"exceptions"`
+	Exempts       *ebpf.MapSpec `ebpf:"exempts"`
+	Inflight      *ebpf.MapSpec `ebpf:"inflight"`
+	OrigDst       *ebpf.MapSpec `ebpf:"orig_dst"`
+	PodExceptions *ebpf.MapSpec `ebpf:"pod_exceptions"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	SockOrigs     *ebpf.MapSpec `ebpf:"sock_origs"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
 }
 
 // guardVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,16 +120,17 @@ func (o *guardObjects) Close() error {
 //
 // It can be passed to loadGuardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guardMaps struct {
-	ClientAddr *ebpf.Map `ebpf:"client_addr"`
-	Exceptions *ebpf.Map `ebpf:"exceptions"`
-	Exempts    *ebpf.Map `ebpf:"exempts"`
-	Inflight   *ebpf.Map `ebpf:"inflight"`
-	OrigDst    *ebpf.Map `ebpf:"orig_dst"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	SockOrigs  *ebpf.Map `ebpf:"sock_origs"`
-	SockPeers  *ebpf.Map `ebpf:"sock_peers"`
-	Stats      *ebpf.Map `ebpf:"stats"`
+	ClientAddr    *ebpf.Map `ebpf:"client_addr"`
+	Exceptions    *ebpf.Map `ebpf:"exceptions"`
+	Exempts       *ebpf.Map `ebpf:"exempts"`
+	Inflight      *ebpf.Map `ebpf:"inflight"`
+	OrigDst       *ebpf.Map `ebpf:"orig_dst"`
+	PodExceptions *ebpf.Map `ebpf:"pod_exceptions"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	SockOrigs     *ebpf.Map `ebpf:"sock_origs"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	Stats         *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *guardMaps) Close() error {
@@ -137,6 +140,7 @@ func (m *guardMaps) Close() error {
 		m.Exempts,
 		m.Inflight,
 		m.OrigDst,
+		m.PodExceptions,
 		m.Pods,
 		m.Probes,
 		m.SockOrigs,

@@ -25,7 +25,7 @@ func TestLayout(t *testing.T) {
 	spec := must1(loadSockops())(t)
 	for name, mirror := range map[string]any{
 		"addr": sockopsAddr{}, "sock_endpoint": sockopsSockEndpoint{}, "flow": sockopsFlow{}, "peer": sockopsPeer{},
-		"exempt": sockopsExempt{}, "tuple": sockopsTuple{}, "pod": sockopsPod{}, "exception": sockopsException{},
+		"exempt": sockopsExempt{}, "tuple": sockopsTuple{}, "pod": sockopsPod{}, "exception": sockopsException{}, "pod_exception": sockopsPodException{},
 	} {
 		var c *btf.Struct
 		must(t, spec.Types.TypeByName(name, &c))

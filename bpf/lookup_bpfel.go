@@ -16,19 +16,20 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lookupMapClientAddr = "client_addr"
-	lookupMapExceptions = "exceptions"
-	lookupMapExempts    = "exempts"
-	lookupMapInflight   = "inflight"
-	lookupMapListeners  = "listeners"
-	lookupMapOrigDst    = "orig_dst"
-	lookupMapPods       = "pods"
-	lookupMapProbes     = "probes"
-	lookupMapSockOrigs  = "sock_origs"
-	lookupMapSockPeers  = "sock_peers"
-	lookupMapStats      = "stats"
-	lookupProgOnLookup  = "on_lookup"
-	lookupVarPodCookie  = "pod_cookie"
+	lookupMapClientAddr    = "client_addr"
+	lookupMapExceptions    = "exceptions"
+	lookupMapExempts       = "exempts"
+	lookupMapInflight      = "inflight"
+	lookupMapListeners     = "listeners"
+	lookupMapOrigDst       = "orig_dst"
+	lookupMapPodExceptions = "pod_exceptions"
+	lookupMapPods          = "pods"
+	lookupMapProbes        = "probes"
+	lookupMapSockOrigs     = "sock_origs"
+	lookupMapSockPeers     = "sock_peers"
+	lookupMapStats         = "stats"
+	lookupProgOnLookup     = "on_lookup"
+	lookupVarPodCookie     = "pod_cookie"
 )
 
 // loadLookup returns the embedded CollectionSpec for lookup.
@@ -80,17 +81,18 @@ type lookupProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lookupMapSpecs struct {
-	ClientAddr *ebpf.MapSpec `ebpf:"client_addr"`
-	Exceptions *ebpf.MapSpec `ebpf:"exceptions"`
-	Exempts    *ebpf.MapSpec `ebpf:"exempts"`
-	Inflight   *ebpf.MapSpec `ebpf:"inflight"`
-	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
-	OrigDst    *ebpf.MapSpec `ebpf:"orig_dst"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	SockOrigs  *ebpf.MapSpec `ebpf:"sock_origs"`
-	SockPeers  *ebpf.MapSpec `ebpf:"sock_peers"`
-	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	ClientAddr    *ebpf.MapSpec `ebpf:"client_addr"`
+	Exceptions    *ebpf.MapSpec `ebpf:"exceptions"`
+	Exempts       *ebpf.MapSpec `ebpf:"exempts"`
+	Inflight      *ebpf.MapSpec `ebpf:"inflight"`
+	Listeners     *ebpf.MapSpec `ebpf:"listeners"`
+	OrigDst       *ebpf.MapSpec `ebpf:"orig_dst"`
+	PodExceptions *ebpf.MapSpec `ebpf:"pod_exceptions"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	SockOrigs     *ebpf.MapSpec `ebpf:"sock_origs"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
 }
 
 // lookupVariableSpecs contains global variables before they are loaded into the kernel.
@@ -120,17 +122,18 @@ func (o *lookupObjects) Close() error {
 //
 // It can be passed to loadLookupObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lookupMaps struct {
-	ClientAddr *ebpf.Map `ebpf:"client_addr"`
-	Exceptions *ebpf.Map `ebpf:"exceptions"`
-	Exempts    *ebpf.Map `ebpf:"exempts"`
-	Inflight   *ebpf.Map `ebpf:"inflight"`
-	Listeners  *ebpf.Map `ebpf:"listeners"`
-	OrigDst    *ebpf.Map `ebpf:"orig_dst"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	SockOrigs  *ebpf.Map `ebpf:"sock_origs"`
-	SockPeers  *ebpf.Map `ebpf:"sock_peers"`
-	Stats      *ebpf.Map `ebpf:"stats"`
+	ClientAddr    *ebpf.Map `ebpf:"client_addr"`
+	Exceptions    *ebpf.Map `ebpf:"exceptions"`
+	Exempts       *ebpf.Map `ebpf:"exempts"`
+	Inflight      *ebpf.Map `ebpf:"inflight"`
+	Listeners     *ebpf.Map `ebpf:"listeners"`
+	OrigDst       *ebpf.Map `ebpf:"orig_dst"`
+	PodExceptions *ebpf.Map `ebpf:"pod_exceptions"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	SockOrigs     *ebpf.Map `ebpf:"sock_origs"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	Stats         *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *lookupMaps) Close() error {
@@ -141,6 +144,7 @@ func (m *lookupMaps) Close() error {
 		m.Inflight,
 		m.Listeners,
 		m.OrigDst,
+		m.PodExceptions,
 		m.Pods,
 		m.Probes,
 		m.SockOrigs,

@@ -20,6 +20,7 @@ const (
 	mapClientAddr = "client_addr"
 	mapExempts    = "exempts"
 	mapExceptions = "exceptions"
+	mapPodExcept  = "pod_exceptions"
 	mapStats      = "stats"
 	mapListeners  = "listeners" // one per pod
 	mapInflight   = "inflight"  // a pattern only

@@ -18,6 +18,7 @@ const (
 	flagCaptured  = 1
 	flagKeepHBONE = 2
 	flagGrace     = 4
+	flagExcept    = 8
 )
 
 // ErrUnknownPod is wrapped where a method needs AttachPod first.
@@ -33,6 +34,9 @@ type Pod struct {
 	// retransmission time (1.1 s) after Enable.
 	Running bool
 }
+
+// MaxExcept is how many exceptions of its own a pod may have.
+const MaxExcept = 16
 
 // Listener numbers the slots of Listeners, for SetListener.
 const (

@@ -53,6 +53,13 @@ type sockopsPod struct {
 	Pad        uint32
 }
 
+type sockopsPodException struct {
+	_      structs.HostLayout
+	Bits   uint32
+	Cookie [2]uint32
+	Addr   sockopsAddr
+}
+
 type sockopsSockEndpoint struct {
 	_    structs.HostLayout
 	Addr sockopsAddr
@@ -77,6 +84,7 @@ const (
 	sockopsMapExempts       = "exempts"
 	sockopsMapInflight      = "inflight"
 	sockopsMapOrigDst       = "orig_dst"
+	sockopsMapPodExceptions = "pod_exceptions"
 	sockopsMapPods          = "pods"
 	sockopsMapProbes        = "probes"
 	sockopsMapSockOrigs     = "sock_origs"
@@ -137,16 +145,17 @@ type sockopsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockopsMapSpecs struct {
-	ClientAddr *ebpf.MapSpec `ebpf:"client_addr"`
-	Exceptions *ebpf.MapSpec `ebpf:"exceptions"`
-	Exempts    *ebpf.MapSpec `ebpf:"exempts"`
-	Inflight   *ebpf.MapSpec `ebpf:"inflight"`
-	OrigDst    *ebpf.MapSpec `ebpf:"orig_dst"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	SockOrigs  *ebpf.MapSpec `ebpf:"sock_origs"`
-	SockPeers  *ebpf.MapSpec `ebpf:"sock_peers"`
-	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	ClientAddr    *ebpf.MapSpec `ebpf:"client_addr"`
+	Exceptions    *ebpf.MapSpec `ebpf:"exceptions"`
+	Exempts       *ebpf.MapSpec `ebpf:"exempts"`
+	Inflight      *ebpf.MapSpec `ebpf:"inflight"`
+	OrigDst       *ebpf.MapSpec `ebpf:"orig_dst"`
+	PodExceptions *ebpf.MapSpec `ebpf:"pod_exceptions"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	SockOrigs     *ebpf.MapSpec `ebpf:"sock_origs"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
 }
 
 // sockopsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -176,16 +185,17 @@ func (o *sockopsObjects) Close() error {
 //
 // It can be passed to loadSockopsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockopsMaps struct {
-	ClientAddr *ebpf.Map `ebpf:"client_addr"`
-	Exceptions *ebpf.Map `ebpf:"exceptions"`
-	Exempts    *ebpf.Map `ebpf:"exempts"`
-	Inflight   *ebpf.Map `ebpf:"inflight"`
-	OrigDst    *ebpf.Map `ebpf:"orig_dst"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	SockOrigs  *ebpf.Map `ebpf:"sock_origs"`
-	SockPeers  *ebpf.Map `ebpf:"sock_peers"`
-	Stats      *ebpf.Map `ebpf:"stats"`
+	ClientAddr    *ebpf.Map `ebpf:"client_addr"`
+	Exceptions    *ebpf.Map `ebpf:"exceptions"`
+	Exempts       *ebpf.Map `ebpf:"exempts"`
+	Inflight      *ebpf.Map `ebpf:"inflight"`
+	OrigDst       *ebpf.Map `ebpf:"orig_dst"`
+	PodExceptions *ebpf.Map `ebpf:"pod_exceptions"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	SockOrigs     *ebpf.Map `ebpf:"sock_origs"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	Stats         *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *sockopsMaps) Close() error {
@@ -195,6 +205,7 @@ func (m *sockopsMaps) Close() error {
 		m.Exempts,
 		m.Inflight,
 		m.OrigDst,
+		m.PodExceptions,
 		m.Pods,
 		m.Probes,
 		m.SockOrigs,

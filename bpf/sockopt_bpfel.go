@@ -21,6 +21,7 @@ const (
 	sockoptMapExempts       = "exempts"
 	sockoptMapInflight      = "inflight"
 	sockoptMapOrigDst       = "orig_dst"
+	sockoptMapPodExceptions = "pod_exceptions"
 	sockoptMapPods          = "pods"
 	sockoptMapProbes        = "probes"
 	sockoptMapSockOrigs     = "sock_origs"
@@ -80,16 +81,17 @@ type sockoptProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockoptMapSpecs struct {
-	ClientAddr *ebpf.MapSpec `ebpf:"client_addr"`
-	Exceptions *ebpf.MapSpec `ebpf:"exceptions"`
-	Exempts    *ebpf.MapSpec `ebpf:"exempts"`
-	Inflight   *ebpf.MapSpec `ebpf:"inflight"`
-	OrigDst    *ebpf.MapSpec `ebpf:"orig_dst"`
-	Pods       *ebpf.MapSpec `ebpf:"pods"`
-	Probes     *ebpf.MapSpec `ebpf:"probes"`
-	SockOrigs  *ebpf.MapSpec `ebpf:"sock_origs"`
-	SockPeers  *ebpf.MapSpec `ebpf:"sock_peers"`
-	Stats      *ebpf.MapSpec `ebpf:"stats"`
+	ClientAddr    *ebpf.MapSpec `ebpf:"client_addr"`
+	Exceptions    *ebpf.MapSpec `ebpf:"exceptions"`
+	Exempts       *ebpf.MapSpec `ebpf:"exempts"`
+	Inflight      *ebpf.MapSpec `ebpf:"inflight"`
+	OrigDst       *ebpf.MapSpec `ebpf:"orig_dst"`
+	PodExceptions *ebpf.MapSpec `ebpf:"pod_exceptions"`
+	Pods          *ebpf.MapSpec `ebpf:"pods"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
+	SockOrigs     *ebpf.MapSpec `ebpf:"sock_origs"`
+	SockPeers     *ebpf.MapSpec `ebpf:"sock_peers"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
 }
 
 // sockoptVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,16 +120,17 @@ func (o *sockoptObjects) Close() error {
 //
 // It can be passed to loadSockoptObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockoptMaps struct {
-	ClientAddr *ebpf.Map `ebpf:"client_addr"`
-	Exceptions *ebpf.Map `ebpf:"exceptions"`
-	Exempts    *ebpf.Map `ebpf:"exempts"`
-	Inflight   *ebpf.Map `ebpf:"inflight"`
-	OrigDst    *ebpf.Map `ebpf:"orig_dst"`
-	Pods       *ebpf.Map `ebpf:"pods"`
-	Probes     *ebpf.Map `ebpf:"probes"`
-	SockOrigs  *ebpf.Map `ebpf:"sock_origs"`
-	SockPeers  *ebpf.Map `ebpf:"sock_peers"`
-	Stats      *ebpf.Map `ebpf:"stats"`
+	ClientAddr    *ebpf.Map `ebpf:"client_addr"`
+	Exceptions    *ebpf.Map `ebpf:"exceptions"`
+	Exempts       *ebpf.Map `ebpf:"exempts"`
+	Inflight      *ebpf.Map `ebpf:"inflight"`
+	OrigDst       *ebpf.Map `ebpf:"orig_dst"`
+	PodExceptions *ebpf.Map `ebpf:"pod_exceptions"`
+	Pods          *ebpf.Map `ebpf:"pods"`
+	Probes        *ebpf.Map `ebpf:"probes"`
+	SockOrigs     *ebpf.Map `ebpf:"sock_origs"`
+	SockPeers     *ebpf.Map `ebpf:"sock_peers"`
+	Stats         *ebpf.Map `ebpf:"stats"`
 }
 
 func (m *sockoptMaps) Close() error {
@@ -137,6 +140,7 @@ func (m *sockoptMaps) Close() error {
 		m.Exempts,
 		m.Inflight,
 		m.OrigDst,
+		m.PodExceptions,
 		m.Pods,
 		m.Probes,
 		m.SockOrigs,

@@ -54,6 +54,9 @@ type Workload struct {
 	// CapturedAt is when this process first saw the pod reported captured; zero while it is not.
 	CapturedAt time.Time
 
+	// Except are destinations this pod reaches directly although it is captured, beside those of Config.Exceptions.
+	Except []netip.Prefix
+
 	HostNetwork bool
 	// Ready: may be chosen as an endpoint.
 	Ready bool
@@ -86,6 +89,11 @@ func (w *Workload) Identity() Identity {
 		td = DefaultTrustDomain
 	}
 	return Identity{TrustDomain: td, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount}
+}
+
+// Excepts reports whether connections of the workload to a are never captured: by its own exceptions, or all pods'.
+func (w *Workload) Excepts(c *Config, a netip.Addr) bool {
+	return c.Excepted(a) || w != nil && contains(w.Except, a)
 }
 
 // NamespacedName is the workload's namespace and name.

@@ -46,7 +46,7 @@ func (b *Broker) capture(p *pod) error {
 	}
 	b.spaces.add(p.want.UID, p.place.ns)
 	b.tellListeners(p)
-	if err := b.dp.Enable(key); err != nil {
+	if err := b.dp.Enable(key, p.want.Except); err != nil {
 		return fmt.Errorf("enable capture of pod %s: %w", p.want.UID, err)
 	}
 	err := b.host.do(func() error { return b.dp.AttachGuard(key.Cookie, p.place.hostIfindex) })

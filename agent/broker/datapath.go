@@ -22,8 +22,8 @@ type datapath interface {
 	AttachPod(p podKey, netns int, listeners [wire.Kinds]int) error
 	// SetListener replaces one listener.
 	SetListener(cookie uint64, kind wire.Kind, fd int) error
-	// Enable starts the capture of new connections.
-	Enable(p podKey) error
+	// Enable starts the capture of new connections, but for those to what it excepts.
+	Enable(p podKey, except []netip.Prefix) error
 	// AttachGuard is called on a thread in the host's network namespace.
 	AttachGuard(cookie uint64, hostIfindex int) error
 	// Disable ends the capture of new connections, at once; KeepHBONE does so for all but port 15008. The guard

@@ -4,6 +4,7 @@ package broker
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 
@@ -72,7 +73,9 @@ func (k kernel) SetListener(cookie uint64, kind wire.Kind, fd int) error {
 	return k.Datapath.SetListener(cookie, slot, fd)
 }
 
-func (k kernel) Enable(p podKey) error { return k.Datapath.Enable(p.kernel()) }
+func (k kernel) Enable(p podKey, except []netip.Prefix) error {
+	return k.Datapath.Enable(p.kernel(), except...)
+}
 
 func (k kernel) Pods() ([]uint64, error) {
 	pods, err := k.Datapath.Pods()

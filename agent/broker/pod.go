@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	wire "github.com/warren-mesh/warren/mesh/broker"
@@ -100,7 +101,7 @@ func sameCapture(a, b wire.Capture) bool {
 		}
 	}
 	return a.UID == b.UID && a.Namespace == b.Namespace && a.Name == b.Name &&
-		a.ServiceAccount == b.ServiceAccount && a.Running == b.Running
+		a.ServiceAccount == b.ServiceAccount && a.Running == b.Running && slices.Equal(a.Except, b.Except)
 }
 
 // checkCapture refuses what can't be one. The uid becomes part of paths.

@@ -21,6 +21,9 @@
 #define INFLIGHT_MAX 4096
 #define PODS_MAX 4096
 #define EXCEPTIONS_MAX 1024
+/* Of one pod, so that there is room for every pod's. */
+#define POD_EXCEPTIONS_EACH 16
+#define POD_EXCEPTIONS_MAX (PODS_MAX * POD_EXCEPTIONS_EACH)
 #define PROBES_MAX 4096
 /* More than there are reasons, so that a newer reason does not change the pinned map. */
 #define STATS_MAX 256

@@ -78,6 +78,15 @@ struct {
 	__type(value, __u32);
 } exceptions SEC(".maps");
 
+/* The same of single pods, whose flags say whether they have any. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, POD_EXCEPTIONS_MAX);
+	__type(key, struct pod_exception);
+	__type(value, __u32);
+} pod_exceptions SEC(".maps");
+
 /* Connections noted from the kubelet; the value is when, CLOCK_MONOTONIC. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -14,6 +14,16 @@ static __always_inline bool pod_captured(const struct pod *pod)
 	return pod->flags & POD_CAPTURED;
 }
 
+/* What is never captured of the pod and never guarded: for all pods, and for this one. */
+static __always_inline bool pod_excepted(const struct pod *pod, __u64 cookie, const struct addr *a)
+{
+	struct pod_exception key = { .bits = 64 + 128, .cookie = { cookie, cookie >> 32 }, .addr = *a };
+
+	if (addr_excepted(a))
+		return true;
+	return (pod->flags & POD_EXCEPTIONS) && bpf_map_lookup_elem(&pod_exceptions, &key);
+}
+
 static __always_inline bool pod_owns(const struct pod *pod, const struct addr *a)
 {
 	return addr_equal(a, &pod->ip4) || addr_equal(a, &pod->ip6);

@@ -53,6 +53,7 @@ enum pod_flags {
 	POD_CAPTURED = 1, /* every hook acts */
 	POD_KEEP_HBONE = 2, /* draining: only port 15008 is steered, and exempt sockets keep their rules */
 	POD_GRACE = 4, /* it ran before capture: connections under way get one retransmission */
+	POD_EXCEPTIONS = 8, /* it has exceptions of its own: pod_exceptions has to be asked, too */
 };
 
 struct pod {
@@ -73,5 +74,12 @@ enum listener {
 
 struct exception {
 	__u32 bits; /* prefix length of the v4-mapped form */
+	struct addr addr;
+};
+
+/* An exception of one pod. The netns cookie, low half first, comes whole before the address. */
+struct pod_exception {
+	__u32 bits; /* 64 more than of an exception */
+	__u32 cookie[2];
 	struct addr addr;
 };

@@ -64,6 +64,8 @@ type Capture struct {
 	Addresses      []netip.Addr `json:"addresses"`
 	// Running says that the pod ran before it was enrolled: connections it is just opening get through.
 	Running bool `json:"running,omitempty"`
+	// Except are destinations that are never captured of this pod, beside those of SetExceptions.
+	Except []netip.Prefix `json:"except,omitempty"`
 }
 
 // CaptureUpdate adds or changes a capture.

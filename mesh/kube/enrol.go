@@ -16,7 +16,7 @@ const (
 	KeyDataplaneMode = "istio.io/dataplane-mode"
 	// KeyCaptured is the annotation by which a pod's own node reports: CapturedTrue or a reason word.
 	KeyCaptured = "warren.dev/captured"
-	// KeyExcept is a pod's annotation with further CIDRs, comma-separated, that are never captured.
+	// KeyExcept is a pod's annotation with further CIDRs, comma-separated, that it reaches directly: at most 16.
 	KeyExcept = "warren.dev/except"
 
 	keySidecarStatus = "sidecar.istio.io/status"

@@ -32,15 +32,14 @@ type pod struct {
 }
 
 // podFrom reads a pod. It returns nil without an error for a pod that has finished: it has left the mesh.
-// A terminating pod keeps identity and addresses but is not ready.
-func podFrom(o *corev1.Pod) (*pod, field.ErrorList) {
-	var errs field.ErrorList
+// A terminating pod keeps identity and addresses but is not ready. partial names what is not applied.
+func podFrom(o *corev1.Pod) (p *pod, errs, partial field.ErrorList) {
 	meta, status := field.NewPath("metadata"), field.NewPath("status")
 	if o.UID == "" {
 		errs = append(errs, field.Required(meta.Child("uid"), "a pod is known by its uid"))
 	}
 	if o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed {
-		return nil, errs
+		return nil, errs, nil
 	}
 	switch o.Status.Phase {
 	case "", corev1.PodPending, corev1.PodRunning, corev1.PodUnknown:
@@ -48,7 +47,7 @@ func podFrom(o *corev1.Pod) (*pod, field.ErrorList) {
 		errs = append(errs, field.NotSupported(status.Child("phase"), o.Status.Phase,
 			[]corev1.PodPhase{corev1.PodPending, corev1.PodRunning, corev1.PodSucceeded, corev1.PodFailed, corev1.PodUnknown}))
 	}
-	p := &pod{
+	p = &pod{
 		name:        mesh.Name{Namespace: o.Namespace, Name: o.Name},
 		uid:         string(o.UID),
 		node:        o.Spec.NodeName,
@@ -70,14 +69,34 @@ func podFrom(o *corev1.Pod) (*pod, field.ErrorList) {
 	errs = append(errs, more...)
 	p.addresses, more = podAddresses(status, &o.Status)
 	errs = append(errs, more...)
-	if v := o.Annotations[KeyExcept]; v != "" {
-		p.except, more = parsePrefixes(meta.Child("annotations").Key(KeyExcept), strings.Split(v, ","))
-		errs = append(errs, more...)
+	p.except, partial = podExcept(meta.Child("annotations").Key(KeyExcept), o.Annotations[KeyExcept])
+	if len(errs) > 0 {
+		return nil, errs, nil
+	}
+	return p, nil, partial
+}
+
+// maxPodExcept is how many exceptions a pod may have: the kernel has room for so many of every pod (bpf.MaxExcept).
+const maxPodExcept = 16
+
+// podExcept reads a pod's own exceptions. A value that is wrong anywhere is not applied: the pod stays captured whole.
+func podExcept(path *field.Path, v string) ([]netip.Prefix, field.ErrorList) {
+	if v == "" {
+		return nil, nil
+	}
+	out, errs := parsePrefixes(path, strings.Split(v, ","))
+	if len(out) > maxPodExcept {
+		errs = append(errs, field.TooMany(path, len(out), maxPodExcept))
+	}
+	for i, p := range out {
+		if spansIPv4(p) || p.Addr().Is4In6() {
+			errs = append(errs, field.Invalid(path.Index(i), p.String(), "an IPv6 prefix that spans the IPv4-mapped addresses (name IPv4 prefixes as IPv4)"))
+		}
 	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	return p, nil
+	return sortedPrefixes(out), nil
 }
 
 func podReady(o *corev1.Pod) bool {
@@ -109,7 +128,7 @@ func podAddresses(path *field.Path, s *corev1.PodStatus) (out []netip.Addr, errs
 }
 
 func (t *Translator) putPod(k Key, o *corev1.Pod) (errs, partial field.ErrorList) {
-	p, errs := podFrom(o)
+	p, errs, partial := podFrom(o)
 	if p != nil && t.cfg.IgnoreCaptured {
 		p.published = ""
 	}
@@ -135,7 +154,7 @@ func (t *Translator) putPod(k Key, o *corev1.Pod) (errs, partial field.ErrorList
 	}
 	t.pods[p.name] = p
 	t.indexPod(p)
-	return nil, nil
+	return nil, partial
 }
 
 func (t *Translator) deletePod(k Key) {

@@ -353,7 +353,6 @@ func TestRefusedPods(t *testing.T) {
 		{"loopback", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "127.0.0.1" }},
 		{"mapped loopback", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "::ffff:127.0.0.1" }},
 		{"zone", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "fe80::1%eth0" }},
-		{"exception", "metadata.annotations[warren.dev/except][1]", annotation(KeyExcept, "10.0.0.0/8, 10/8")},
 		{"label", "metadata.labels[warren.dev/mesh]", label(KeyMesh, "yes")},
 		{"annotation", "metadata.annotations[warren.dev/mesh]", annotation(KeyMesh, "")},
 	}

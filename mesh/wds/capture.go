@@ -4,6 +4,7 @@ package wds
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,6 +29,7 @@ func workloadExtension(w *mesh.Workload) *warrenpb.WorkloadExtension {
 		Capture:         warrenpb.Capture(w.Capture) + warrenpb.Capture_OUTSIDE,
 		CaptureReason:   w.CaptureReason,
 		CapturedRunning: w.CapturedRunning,
+		Except:          convert(w.Except, netip.Prefix.String),
 	}
 	if _, known := workloadKinds[w.WorkloadType]; !known {
 		x.WorkloadType = w.WorkloadType
@@ -49,6 +51,9 @@ func applyExtension(w *mesh.Workload, x *warrenpb.WorkloadExtension) error {
 		return fmt.Errorf("capture %d is unknown (sender is newer?)", x.Capture)
 	}
 	w.PodUID, w.CaptureReason, w.CapturedRunning = x.PodUid, x.CaptureReason, x.CapturedRunning
+	if err := read(&w.Except, x.Except, netip.ParsePrefix); err != nil {
+		return fmt.Errorf("except: %w", err)
+	}
 	w.Capture = mesh.Capture(x.Capture - warrenpb.Capture_OUTSIDE)
 	switch x.WorkloadType {
 	case "":

@@ -25,7 +25,7 @@ func (x *run) kernel(dst netip.AddrPort) explain.Capture {
 			return explain.Capture{Reason: reason.ReservedPort, Text: "the port is one of the mesh's own listeners"}
 		}
 		return explain.Capture{Reason: reason.Loopback, Text: "the destination is the pod itself: the connection never leaves it"}
-	case x.snap.Config().Excepted(dst.Addr()):
+	case w.Excepts(x.snap.Config(), dst.Addr()):
 		return explain.Capture{Reason: reason.Excepted, Text: "the destination is link-local or excepted: the connection goes direct"}
 	case !addressOf(w.Addresses, family(dst.Addr())).IsValid():
 		return explain.Capture{Reason: reason.NoPodAddress, Text: "the pod has no address of the destination's family"}

@@ -150,7 +150,7 @@ func Plaintext(snap *mesh.Snapshot, local *mesh.Workload, pod string, src netip.
 	}
 	peer := snap.WorkloadByAddr(src)
 	switch {
-	case peer == nil || peer.Capture != mesh.Captured, snap.Config().Excepted(d.Target.Addr()):
+	case peer == nil || peer.Capture != mesh.Captured, peer.Excepts(snap.Config(), d.Target.Addr()):
 		return pass(d, reason.InboundPlaintext)
 	case peer.CapturedRunning && now.Sub(peer.CapturedAt) < PlaintextGrace:
 		return pass(d, reason.InboundPlaintext)

@@ -109,6 +109,8 @@ func TestPlaintext(t *testing.T) {
 	captured := func(running bool, ago time.Duration) *mesh.Workload {
 		return pod("peer", "10.1.0.3", mesh.Captured, func(w *mesh.Workload) { w.CapturedRunning, w.CapturedAt = running, now.Add(-ago) })
 	}
+	excepting := captured(false, time.Second)
+	excepting.Except = []netip.Prefix{netip.MustParsePrefix("10.1.0.2/32")}
 	need := Need{Kind: NeedCapture, UID: "c//Pod/shop/peer"}
 	tests := []struct {
 		name   string
@@ -126,6 +128,8 @@ func TestPlaintext(t *testing.T) {
 		{"from a pod captured while running, just now", captured(true, 4*time.Second), web, "10.1.0.2:80", Passthrough, reason.InboundPlaintext, Need{}},
 		{"from a pod captured while running, long ago", captured(true, 5*time.Second), web, "10.1.0.2:80", Wait, reason.PlaintextFromMesh, need},
 		{"from a captured pod to an excepted address", captured(false, time.Second), excepted, "10.99.0.2:80", Passthrough, reason.InboundPlaintext, Need{}},
+		{"from a captured pod that excepts the address", excepting, web, "10.1.0.2:80", Passthrough, reason.InboundPlaintext, Need{}},
+		{"from a captured pod that excepts another", excepting, pod("web", "10.1.0.9", mesh.Captured), "10.1.0.9:80", Wait, reason.PlaintextFromMesh, need},
 		{"to a mesh port", nil, web, "10.1.0.2:15006", Refuse, reason.ReservedPort, Need{}},
 		{"to a pod nobody knows", nil, nil, "10.1.0.2:80", Wait, reason.DestinationUnknown, Need{Kind: NeedPod, UID: "uid-web"}},
 	}

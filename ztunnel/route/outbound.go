@@ -56,7 +56,7 @@ func Decide(snap *mesh.Snapshot, q Query) Decision {
 	}
 	cfg := snap.Config()
 	switch {
-	case cfg.Excepted(dst.Addr()):
+	case q.Source.Excepts(cfg, dst.Addr()):
 		q.note(StepExcepted)
 		return pass(d, reason.Excepted)
 	case cfg.InCluster(dst.Addr()):

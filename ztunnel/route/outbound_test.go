@@ -60,7 +60,9 @@ func snapshot(objects ...any) *mesh.Snapshot {
 }
 
 func TestDecide(t *testing.T) {
-	client := pod("client", "10.1.0.1", mesh.Captured, func(w *mesh.Workload) { w.Node = "near" })
+	client := pod("client", "10.1.0.1", mesh.Captured, func(w *mesh.Workload) {
+		w.Node, w.Except = "near", []netip.Prefix{netip.MustParsePrefix("10.1.0.200/32")}
+	})
 	ready := func(v bool) func(*mesh.Workload) { return func(w *mesh.Workload) { w.Ready = v } }
 	node := func(n string) func(*mesh.Workload) { return func(w *mesh.Workload) { w.Node = n } }
 	tests := []struct {
@@ -95,6 +97,7 @@ func TestDecide(t *testing.T) {
 		{name: "an IPv6 address of the cluster nobody explains", dst: "[fd00::77]:80",
 			action: Wait, reason: reason.DestinationUnknown, need: Need{Kind: NeedAddress, Addr: addr("fd00::77")}},
 		{name: "an excepted address of the cluster", dst: "10.99.0.1:80", action: Passthrough, reason: reason.Excepted, upstream: "10.99.0.1:80"},
+		{name: "an address of the cluster that the source excepts", dst: "10.1.0.200:80", action: Passthrough, reason: reason.Excepted, upstream: "10.1.0.200:80"},
 		{name: "outside the cluster", dst: "192.0.2.1:443", action: Passthrough, reason: reason.PassthroughOutsideCluster, upstream: "192.0.2.1:443"},
 		{name: "a node's address, though a host-network pod has it", objects: []any{pod("proxy", "192.0.2.9", mesh.Outside, func(w *mesh.Workload) { w.HostNetwork = true })},
 			dst: "192.0.2.9:10250", action: Passthrough, reason: reason.PassthroughOutsideCluster, upstream: "192.0.2.9:10250"},

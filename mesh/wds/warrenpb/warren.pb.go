@@ -441,7 +441,9 @@ type WorkloadExtension struct {
 	// When the sender first saw it captured; absent if it was so from the beginning.
 	CapturedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=captured_at,json=capturedAt,proto3" json:"captured_at,omitempty"`
 	// Lower-case kind of the controller where istio.workload.WorkloadType has no word for it.
-	WorkloadType  string `protobuf:"bytes,6,opt,name=workload_type,json=workloadType,proto3" json:"workload_type,omitempty"`
+	WorkloadType string `protobuf:"bytes,6,opt,name=workload_type,json=workloadType,proto3" json:"workload_type,omitempty"`
+	// Prefixes as text: what this pod reaches directly although it is captured.
+	Except        []string `protobuf:"bytes,7,rep,name=except,proto3" json:"except,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +518,13 @@ func (x *WorkloadExtension) GetWorkloadType() string {
 		return x.WorkloadType
 	}
 	return ""
+}
+
+func (x *WorkloadExtension) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
 }
 
 // ServiceExtension goes into istio.workload.Service.extensions.
@@ -728,7 +737,7 @@ const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\aTracing\x12\x12\n" +
 	"\x04otlp\x18\x01 \x01(\tR\x04otlp\x12\x16\n" +
 	"\x06zipkin\x18\x02 \x01(\tR\x06zipkin\x12%\n" +
-	"\x0esample_percent\x18\x03 \x01(\x01R\rsamplePercent\"\x94\x02\n" +
+	"\x0esample_percent\x18\x03 \x01(\x01R\rsamplePercent\"\xac\x02\n" +
 	"\x11WorkloadExtension\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x122\n" +
 	"\acapture\x18\x02 \x01(\x0e2\x18.warren.v1alpha1.CaptureR\acapture\x12%\n" +
@@ -736,7 +745,8 @@ const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\x10captured_running\x18\x04 \x01(\bR\x0fcapturedRunning\x12;\n" +
 	"\vcaptured_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"capturedAt\x12#\n" +
-	"\rworkload_type\x18\x06 \x01(\tR\fworkloadType\"F\n" +
+	"\rworkload_type\x18\x06 \x01(\tR\fworkloadType\x12\x16\n" +
+	"\x06except\x18\a \x03(\tR\x06except\"F\n" +
 	"\x10ServiceExtension\x122\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1c.warren.v1alpha1.ServicePortR\x05ports\"X\n" +
 	"\vServicePort\x12\x12\n" +
