@@ -28,6 +28,7 @@ type Client struct {
 
 	mu         sync.Mutex
 	captures   map[string]Capture
+	deleted    map[string]bool // while not synced: a broker that is told everything again must hear of them too
 	netns      map[string]*os.File
 	exceptions []netip.Prefix
 	haveExcept bool
@@ -44,7 +45,7 @@ type Client struct {
 func NewClient(dir string, log *slog.Logger) *Client {
 	return &Client{
 		dir: dir, log: log, states: latest.New(func(s State) string { return s.UID }),
-		captures: map[string]Capture{}, netns: map[string]*os.File{},
+		captures: map[string]Capture{}, deleted: map[string]bool{}, netns: map[string]*os.File{},
 		dirty: map[string]bool{}, wake: make(chan struct{}, 1), asked: map[uint64]chan Stats{},
 	}
 }
@@ -61,6 +62,7 @@ func (c *Client) update(p Capture, netns *os.File) {
 	defer c.mu.Unlock()
 	p.Addresses = slices.Clone(p.Addresses)
 	c.captures[p.UID] = p
+	delete(c.deleted, p.UID)
 	if netns != nil {
 		c.closeNetns(p.UID)
 		c.netns[p.UID] = netns
@@ -75,6 +77,9 @@ func (c *Client) Delete(uid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.captures, uid)
+	if !c.synced {
+		c.deleted[uid] = true
+	}
 	c.closeNetns(uid)
 	c.dirty[uid] = true
 	c.poke()
@@ -100,6 +105,7 @@ func (c *Client) Sync() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.synced, c.dirtyOther = true, true
+	clear(c.deleted) // the complete list is without them
 	c.poke()
 }
 

@@ -55,8 +55,11 @@ func (c *Client) attach(conn *Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn = conn
-	clear(c.dirty) // deletions: the Sync after a resend prunes
+	clear(c.dirty) // deletions: the Sync after a resend prunes, once there is one
 	for uid := range c.captures {
+		c.dirty[uid] = true
+	}
+	for uid := range c.deleted {
 		c.dirty[uid] = true
 	}
 	c.dirtyOther = true

@@ -153,6 +153,28 @@ func TestClientTellsEverythingAgain(t *testing.T) {
 	}
 }
 
+// Before the list is complete no Sync says what is gone: each broker has to hear of it.
+func TestClientTellsOfDeletionsAgain(t *testing.T) {
+	dir := t.TempDir()
+	b := newFakeBroker(t, dir, "1")
+	c := runClient(t, dir)
+	b.accept()
+	c.Update(Capture{UID: "a"})
+	b.expect("update a")
+	c.Update(Capture{UID: "b"})
+	b.expect("update b")
+	c.Delete("b")
+	b.expect("delete b")
+	b.conn.Close() // it may have died before it did so
+	b.accept()
+	b.expect("update a", "delete b")
+	c.Sync()
+	b.expect("sync")
+	b.conn.Close()
+	b.accept()
+	b.expect("update a", "sync")
+}
+
 func TestClientPrefersTheNewestAndTakesWhatAnswers(t *testing.T) {
 	dir := t.TempDir()
 	old := newFakeBroker(t, dir, "1")
