@@ -33,6 +33,9 @@ func loadChart(s source) (*chart.Chart, error) {
 	return c, nil
 }
 
+// The SDK would sign what it applies with this program's name, and `helm upgrade` would find the fields another's.
+func init() { kube.ManagedFieldsManager = "helm" }
+
 // helm is the SDK's configuration for one cluster.
 func helm(cfg *rest.Config) (*action.Configuration, error) {
 	c := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
@@ -60,6 +63,7 @@ func apply(ctx context.Context, c *action.Configuration, ch *chart.Chart, o Opti
 	u.Namespace, u.Timeout, u.SkipCRDs, u.ResetValues = Namespace, o.Timeout, true, true
 	u.WaitStrategy = kube.HookOnlyStrategy
 	u.MaxHistory = 5
+	u.ForceConflicts = true // what somebody edited by hand is as the chart says again
 	_, err = u.RunWithContext(ctx, Release, ch, values)
 	return err
 }
