@@ -27,34 +27,48 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-func (c *Cluster) connect() error {
-	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
+// API is an API server, a cluster's of this package or any other. Safe for concurrent use.
+type API struct {
+	config  *rest.Config
+	client  kubernetes.Interface
+	dynamic dynamic.Interface
+	mapper  *mapper
+}
+
+// Connect makes the clients of an API server from a kubeconfig file; it asks nothing yet.
+func Connect(kubeconfig string) (*API, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
-		return fmt.Errorf("read kubeconfig: %w", err)
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	config.QPS = -1 // tests are in a hurry
+	c := &API{config: config}
 	if c.client, err = kubernetes.NewForConfig(config); err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return nil, fmt.Errorf("make client: %w", err)
 	}
 	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return nil, fmt.Errorf("make client: %w", err)
 	}
-	c.config = config
 	c.mapper = &mapper{discovery: c.client.Discovery()}
-	return nil
+	return c, nil
+}
+
+func (c *Cluster) connect() (err error) {
+	c.API, err = Connect(c.Kubeconfig())
+	return err
 }
 
 // Kubeconfig is the path of the admin's kubeconfig, which works in this machine's network namespace.
 func (c *Cluster) Kubeconfig() string { return c.pki("admin.kubeconfig") }
 
-// Config is the admin's client configuration, without rate limit.
-func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.config) }
+// Config is the client configuration, without rate limit.
+func (c *API) Config() *rest.Config { return rest.CopyConfig(c.config) }
 
-// Client is the admin's typed client.
-func (c *Cluster) Client() kubernetes.Interface { return c.client }
+// Client is the typed client.
+func (c *API) Client() kubernetes.Interface { return c.client }
 
-// Dynamic is the admin's untyped client.
-func (c *Cluster) Dynamic() dynamic.Interface { return c.dynamic }
+// Dynamic is the untyped client.
+func (c *API) Dynamic() dynamic.Interface { return c.dynamic }
 
 // Nodes are the names of the cluster's nodes.
 func (c *Cluster) Nodes() []string {
@@ -66,7 +80,7 @@ func (c *Cluster) Nodes() []string {
 }
 
 // Apply applies every document of a YAML stream by server-side apply, in order. Objects without a namespace go to "default".
-func (c *Cluster) Apply(ctx context.Context, manifest string) error {
+func (c *API) Apply(ctx context.Context, manifest string) error {
 	return c.each(manifest, func(r dynamic.ResourceInterface, o *unstructured.Unstructured) error {
 		_, err := r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: "warren-testcluster", Force: true})
 		if err != nil {
@@ -78,7 +92,7 @@ func (c *Cluster) Apply(ctx context.Context, manifest string) error {
 
 // Delete deletes every object of a YAML stream, with what hangs on it; those that aren't there are no error. It
 // doesn't wait for the end: see Wait and Gone.
-func (c *Cluster) Delete(ctx context.Context, manifest string) error {
+func (c *API) Delete(ctx context.Context, manifest string) error {
 	return c.each(manifest, func(r dynamic.ResourceInterface, o *unstructured.Unstructured) error {
 		background := metav1.DeletePropagationBackground
 		err := r.Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
@@ -89,7 +103,7 @@ func (c *Cluster) Delete(ctx context.Context, manifest string) error {
 	})
 }
 
-func (c *Cluster) each(manifest string, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
+func (c *API) each(manifest string, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
 	objects, err := decode(manifest)
 	if err != nil {
 		return err
@@ -137,7 +151,7 @@ func decode(manifest string) ([]*unstructured.Unstructured, error) {
 }
 
 // resource finds what "deployments/web" or "pods/x" names; "RESOURCE.GROUP/NAME" is understood, too.
-func (c *Cluster) resource(namespace, what string) (dynamic.ResourceInterface, string, error) {
+func (c *API) resource(namespace, what string) (dynamic.ResourceInterface, string, error) {
 	kind, name, ok := strings.Cut(what, "/")
 	if !ok {
 		return nil, "", fmt.Errorf("find %q: want RESOURCE/NAME", what)
@@ -154,14 +168,14 @@ func (c *Cluster) resource(namespace, what string) (dynamic.ResourceInterface, s
 }
 
 // Exec runs a command in a pod's container (empty: its first) and returns what it printed.
-func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, command ...string) (stdout, stderr string, err error) {
+func (c *API) Exec(ctx context.Context, namespace, pod, container string, command ...string) (stdout, stderr string, err error) {
 	var o, e bytes.Buffer
 	err = c.ExecStream(ctx, namespace, pod, container, remotecommand.StreamOptions{Stdout: &o, Stderr: &e}, command...)
 	return o.String(), e.String(), err
 }
 
 // ExecStream runs a command in a pod with the given streams. The error of one that failed has its ExitStatus.
-func (c *Cluster) ExecStream(ctx context.Context, namespace, pod, container string, s remotecommand.StreamOptions, command ...string) error {
+func (c *API) ExecStream(ctx context.Context, namespace, pod, container string, s remotecommand.StreamOptions, command ...string) error {
 	r := c.client.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command,
 			Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil, TTY: s.Tty}, scheme.ParameterCodec)
@@ -176,7 +190,7 @@ func (c *Cluster) ExecStream(ctx context.Context, namespace, pod, container stri
 }
 
 // Logs returns what a pod's container (empty: its first) printed since it started.
-func (c *Cluster) Logs(ctx context.Context, namespace, pod, container string) (string, error) {
+func (c *API) Logs(ctx context.Context, namespace, pod, container string) (string, error) {
 	b, err := c.client.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read logs of %s/%s: %w", namespace, pod, err)

@@ -19,15 +19,12 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-
 	"github.com/warren-mesh/warren/tests/cluster/machine"
 )
 
 // Cluster is a running cluster. Its methods are safe for concurrent use, but for those that start and stop machines.
 type Cluster struct {
+	*API
 	options Options
 	dir     string
 	tools   tools
@@ -35,11 +32,6 @@ type Cluster struct {
 	control *machine.Machine
 	nodes   []*node
 	api     netip.AddrPort // of the API server on this machine
-
-	config  *rest.Config
-	client  kubernetes.Interface
-	dynamic dynamic.Interface
-	mapper  *mapper
 }
 
 // state is what another process needs to find the cluster again.

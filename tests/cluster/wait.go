@@ -17,7 +17,7 @@ type Check func(o *unstructured.Unstructured) (missing string)
 
 // Wait waits until the object ("deployments/web", "nodes/n1"; namespace empty for those without one) passes the check, or
 // ctx ends: then the error says what was still missing.
-func (c *Cluster) Wait(ctx context.Context, namespace, what string, check Check) error {
+func (c *API) Wait(ctx context.Context, namespace, what string, check Check) error {
 	for {
 		missing := ""
 		r, name, err := c.resource(namespace, what)
