@@ -112,11 +112,18 @@ var rules = []rule{
 		reason:    "objects become mesh values at the edge, in one place, so that a directory of YAML can replace the API server",
 	},
 	{
-		name:      "the API server is spoken to in three places",
-		except:    []string{"mesh/kube/apiserver", "mesh/kube/informers", "control/cluster", "tests"},
-		forbidden: []string{"k8s.io/client-go"},
-		reason: "who connects (apiserver), who watches and publishes (informers), and what only control has: keys in a Secret, " +
-			"token reviews, an election; everything else takes interfaces that a directory fulfils as well",
+		name:      "the API server is spoken to in four places",
+		except:    []string{"mesh/kube/apiserver", "mesh/kube/informers", "control/cluster", "cmd/internal/cluster", "tests"},
+		forbidden: []string{"k8s.io/client-go", "k8s.io/streaming"},
+		reason: "who connects (apiserver), who watches and publishes (informers), what only control has: keys in a Secret, " +
+			"token reviews, an election, and what warrenctl's user may (cmd/internal/cluster); everything else takes interfaces " +
+			"that a directory fulfils as well",
+	},
+	{
+		name:      "port forwards are warrenctl's",
+		except:    []string{"cmd/internal/ctl", "cmd/warrenctl", "tests"},
+		forbidden: []string{"cmd/internal/cluster"},
+		reason:    "it acts with the rights of a person; no part of the mesh reaches another through the API server",
 	},
 	{
 		name:      "gRPC at the edges that need it",
@@ -214,8 +221,10 @@ func TestRulesBite(t *testing.T) {
 		{"converters on Kubernetes types", "the vocabulary depends on nothing", pkg{ImportPath: module + "mesh/kube", Deps: []string{"k8s.io/api/core/v1"}}, false},
 		{"waypoint on hbone", "the waypoint takes three things from ztunnel", pkg{ImportPath: module + "l7waypoint/codec", Imports: []string{module + "ztunnel/hbone"}}, false},
 		{"a watch beside the informers", "one package watches Kubernetes", pkg{ImportPath: module + "control/cluster", Imports: []string{"k8s.io/client-go/tools/cache"}}, true},
-		{"a binary on client-go", "the API server is spoken to in three places", pkg{ImportPath: module + "cmd/warren-agent", Imports: []string{"k8s.io/client-go/rest"}}, true},
-		{"control's election", "the API server is spoken to in three places", pkg{ImportPath: module + "control/cluster", Imports: []string{"k8s.io/client-go/tools/leaderelection"}}, false},
+		{"a binary on client-go", "the API server is spoken to in four places", pkg{ImportPath: module + "cmd/warren-agent", Imports: []string{"k8s.io/client-go/rest"}}, true},
+		{"control's election", "the API server is spoken to in four places", pkg{ImportPath: module + "control/cluster", Imports: []string{"k8s.io/client-go/tools/leaderelection"}}, false},
+		{"the agent on port forwards", "port forwards are warrenctl's", pkg{ImportPath: module + "agent", Imports: []string{module + "cmd/internal/cluster"}}, true},
+		{"warrenctl on port forwards", "port forwards are warrenctl's", pkg{ImportPath: module + "cmd/internal/ctl", Imports: []string{module + "cmd/internal/cluster"}}, false},
 		{"waypoint on sockets", "the waypoint takes three things from ztunnel", pkg{ImportPath: module + "l7waypoint", Imports: []string{module + "ztunnel/inpod"}}, true},
 	}
 	for _, tt := range tests {

@@ -95,6 +95,12 @@ func choiceOf(m *metav1.ObjectMeta) (choice, field.ErrorList) {
 	return result, errs
 }
 
+// Enrols reads what an object says of enrolment by itself: in, or out; both false when it says nothing that can be read.
+func Enrols(m *metav1.ObjectMeta) (yes, no bool) {
+	c, errs := choiceOf(m)
+	return len(errs) == 0 && c == in, len(errs) == 0 && c == out
+}
+
 // enrolled decides whether a pod belongs to the mesh, and if not, by which word. What can never be captured
 // comes first; then the pod's own word; then its namespace's.
 func (t *Translator) enrolled(p *pod) (bool, string) {

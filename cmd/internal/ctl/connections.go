@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -37,20 +38,16 @@ const (
 func connectionsCommand(s *Sources) *cobra.Command {
 	var namespace, direction string
 	c := &cobra.Command{
-		Use: "connections", Short: "live connections of the node's pods", Args: cobra.NoArgs, ValidArgsFunction: noFiles,
+		Use: "connections", Short: "live connections of the node's pods; in a cluster, all nodes'", Args: cobra.NoArgs, ValidArgsFunction: noFiles,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if direction != "" && direction != "inbound" && direction != "outbound" {
 				return fmt.Errorf("--direction %q: want inbound or outbound", direction)
 			}
-			b, err := s.ztunnel(cmd.Context(), "/debug/connections", "/debug/ztunnel/connections", "")
+			all, err := gather(cmd.Context(), s, connections)
 			if err != nil {
 				return err
 			}
-			var pods map[string]dump.WorkloadState
-			if err := json.Unmarshal(b, &pods); err != nil {
-				return err
-			}
-			all := inNamespace(flatten(pods), namespace, func(l live) string { return l.Namespace })
+			all = inNamespace(all, namespace, func(l live) string { return l.Namespace })
 			all = inNamespace(all, direction, func(l live) string { return strings.ToLower(l.Direction) })
 			var rows [][]string
 			for _, l := range all {
@@ -63,6 +60,19 @@ func connectionsCommand(s *Sources) *cobra.Command {
 	c.Flags().StringVar(&direction, "direction", "", "only inbound or outbound")
 	_ = c.RegisterFlagCompletionFunc("direction", cobra.FixedCompletions([]string{"inbound", "outbound"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// connections are those of one node.
+func connections(ctx context.Context, s *Sources) ([]live, error) {
+	b, err := s.ztunnel(ctx, "/debug/connections", "/debug/ztunnel/connections", "")
+	if err != nil {
+		return nil, err
+	}
+	var pods map[string]dump.WorkloadState
+	if err := json.Unmarshal(b, &pods); err != nil {
+		return nil, err
+	}
+	return flatten(pods), nil
 }
 
 func flatten(pods map[string]dump.WorkloadState) []live {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,7 @@ import (
 
 func explainCommand(s *Sources) *cobra.Command {
 	var family int
+	var namespace string
 	c := &cobra.Command{
 		Use:   "explain SRC DST:PORT",
 		Short: "what becomes of a connection, and why",
@@ -34,12 +36,19 @@ without namespace is taken in SRC's.`,
 			if err != nil {
 				return fmt.Errorf("%q: want DST:PORT (%w)", args[1], err)
 			}
+			if namespace != "" && !strings.ContainsAny(args[0], "/.:") {
+				args[0] = namespace + "/" + args[0]
+			}
 			q := url.Values{"src": {args[0]}, "dst": {host}, "port": {port}}
 			if family != 0 {
 				q.Set("family", fmt.Sprint(family))
 			}
 			path := "/debug/explain?" + q.Encode()
-			b, err := s.ztunnel(cmd.Context(), path, path, "application/json")
+			at, err := s.near(cmd.Context(), args[0], host)
+			if err != nil {
+				return err
+			}
+			b, err := at.ztunnel(cmd.Context(), path, path, "application/json")
 			if err != nil {
 				return err
 			}
@@ -54,14 +63,19 @@ without namespace is taken in SRC's.`,
 		},
 		ValidArgsFunction: s.completeEnds,
 	}
+	c.Flags().StringVarP(&namespace, "namespace", "n", "", "of a SRC that is a pod's name alone")
 	c.Flags().IntVar(&family, "family", 0, "4 or 6: which of DST's addresses; IPv4 where there is the choice")
 	return c
 }
 
 // completeEnds offers the pods, then the services and their ports.
 func (s *Sources) completeEnds(cmd *cobra.Command, args []string, _ string) (out []cobra.Completion, d cobra.ShellCompDirective) {
-	known, err := s.dump(cmd.Context())
+	at, err := s.near(cmd.Context())
 	if err != nil || len(args) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	known, err := at.dump(cmd.Context())
+	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	if len(args) == 0 {

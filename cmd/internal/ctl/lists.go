@@ -4,6 +4,7 @@ package ctl
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,7 +21,11 @@ func list(s *Sources, use, short string, show func(*cobra.Command, dump.Ztunnel)
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs, ValidArgsFunction: noFiles,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := s.dump(cmd.Context())
+			at, err := s.near(cmd.Context())
+			if err != nil {
+				return err
+			}
+			d, err := at.dump(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -104,9 +109,17 @@ func policiesCommand(s *Sources) *cobra.Command {
 }
 
 func certificatesCommand(s *Sources) *cobra.Command {
-	return list(s, "certificates", "certificates that ztunnel holds for its pods", func(cmd *cobra.Command, d dump.Ztunnel) error {
+	c := list(s, "certificates", "certificates that ztunnel holds for its pods; in a cluster, all nodes'", nil)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		all, err := gather(cmd.Context(), s, func(ctx context.Context, at *Sources) ([]dump.Certificate, error) {
+			d, err := at.dump(ctx)
+			return d.Certificates, err
+		})
+		if err != nil {
+			return err
+		}
 		var rows [][]string
-		for _, c := range d.Certificates {
+		for _, c := range all {
 			if len(c.Chain) == 0 {
 				rows = append(rows, []string{c.Identity, "Leaf", c.State, "false", "", "", ""})
 			}
@@ -120,6 +133,7 @@ func certificatesCommand(s *Sources) *cobra.Command {
 					in.NotAfter.Format(time.RFC3339), in.NotBefore.Format(time.RFC3339)})
 			}
 		}
-		return s.print(cmd.OutOrStdout(), d.Certificates, "CERTIFICATE NAME, TYPE, STATUS, VALID CERT, SERIAL NUMBER, NOT AFTER, NOT BEFORE", rows)
-	})
+		return s.print(cmd.OutOrStdout(), all, "CERTIFICATE NAME, TYPE, STATUS, VALID CERT, SERIAL NUMBER, NOT AFTER, NOT BEFORE", rows)
+	}
+	return c
 }

@@ -14,16 +14,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warren-mesh/warren/cmd/internal/cluster"
 	"github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/mesh/dump"
 )
 
 // Sources are where answers come from.
 type Sources struct {
-	// Agent and Ztunnel are URLs; without both, the sockets in RunDir.
+	// Agent and Ztunnel are URLs; without both, the sockets in RunDir, or the agents of a cluster.
 	Agent, Ztunnel, RunDir string
+	// Cluster, where RunDir is not there or it is asked for.
+	Cluster cluster.Config
 
 	format format
+	opened *cluster.Cluster // nil until asked, and where no cluster is
+
+	// Of one node of a cluster: its name, and the client that leads to its agent.
+	node    string
+	through *http.Client
 }
 
 // onSocket is the URL of what a socket leads to.
@@ -37,6 +45,8 @@ const (
 // ztunnel asks a page of ztunnel: itself, or by the agent, which has it at another path.
 func (s *Sources) ztunnel(ctx context.Context, path, byAgent, accept string) ([]byte, error) {
 	switch {
+	case s.through != nil:
+		return s.onNode(get(ctx, s.through, onSocket, byAgent, accept))
 	case s.Ztunnel != "":
 		return get(ctx, http.DefaultClient, s.Ztunnel, path, accept)
 	case s.Agent != "":
@@ -50,12 +60,21 @@ var errNoAgent = errors.New("no agent to ask (--agent is not given)")
 
 func (s *Sources) agent(ctx context.Context, path string) ([]byte, error) {
 	switch {
+	case s.through != nil:
+		return s.onNode(get(ctx, s.through, onSocket, path, ""))
 	case s.Agent != "":
 		return get(ctx, http.DefaultClient, s.Agent, path, "")
 	case s.Ztunnel != "":
 		return nil, errNoAgent
 	}
 	return get(ctx, socket(s.RunDir, "agent", "debug"), onSocket, path, "")
+}
+
+func (s *Sources) onNode(b []byte, err error) ([]byte, error) {
+	if err != nil {
+		err = fmt.Errorf("node %s: %w", s.node, err)
+	}
+	return b, err
 }
 
 // dump is what ztunnel knows.

@@ -16,9 +16,13 @@ import (
 
 // part is one line of the status.
 type part struct {
-	Part   string `json:"part"`
-	State  string `json:"state"`
-	Detail string `json:"detail,omitempty"`
+	Node    string `json:"node,omitempty"`
+	Part    string `json:"part"`
+	State   string `json:"state"`
+	Version string `json:"version,omitempty"`
+	Detail  string `json:"detail,omitempty"`
+
+	pod bool // one of the mesh's pods, not one of Warren's
 }
 
 const (
@@ -30,18 +34,34 @@ const (
 func statusCommand(s *Sources) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "whether agent, broker and ztunnel of the node are well, and which pods are not captured",
-		Long: `Asks the agent, by it the broker, and ztunnel. The exit status is 1 when one of them does not answer or says that
-something is wrong; an enrolled pod that is not captured is listed.`,
+		Long: `Asks the agent, by it the broker, and ztunnel; in a cluster, those of every node, and control. The exit status is 1 when one
+of them does not answer or says that something is wrong; an enrolled pod that is not captured is listed.`,
 		Args: cobra.NoArgs, ValidArgsFunction: noFiles,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			parts := s.status(cmd.Context())
+			c, err := s.inCluster()
+			if err != nil {
+				return err
+			}
+			var parts []part
+			head := "PART, STATE, DETAIL"
+			if c == nil {
+				parts = s.status(cmd.Context())
+			} else if parts, err = s.clusterStatus(cmd.Context(), c); err != nil {
+				return err
+			} else {
+				head = "NODE, PART, VERSION, STATE, DETAIL"
+			}
 			var rows [][]string
 			well := true
 			for _, p := range parts {
-				rows = append(rows, []string{p.Part, p.State, p.Detail})
+				row := []string{p.Part, p.State, p.Detail}
+				if c != nil {
+					row = []string{p.Node, p.Part, p.Version, p.State, p.Detail}
+				}
+				rows = append(rows, row)
 				well = well && p.State == good
 			}
-			if err := s.print(cmd.OutOrStdout(), parts, "PART, STATE, DETAIL", rows); err != nil {
+			if err := s.print(cmd.OutOrStdout(), parts, head, rows); err != nil {
 				return err
 			}
 			if !well {
@@ -61,7 +81,7 @@ func (s *Sources) status(ctx context.Context) []part {
 	out = append(out, s.ztunnelStatus(ctx))
 	for _, p := range pods {
 		if p.Enrolled && p.State != "captured" {
-			out = append(out, part{"pod " + p.Namespace + "/" + p.Name, cmp.Or(p.State, "unknown"), cmp.Or(p.Broker, p.Ztunnel)})
+			out = append(out, part{Part: "pod " + p.Namespace + "/" + p.Name, State: cmp.Or(p.State, "unknown"), Detail: cmp.Or(p.Broker, p.Ztunnel), pod: true})
 		}
 	}
 	return out
@@ -79,11 +99,11 @@ func (s *Sources) pods(ctx context.Context) (out []pod, err error) {
 
 func (s *Sources) agentStatus(ctx context.Context, pods []pod, err error) part {
 	if err != nil {
-		return part{"agent", mute, err.Error()}
+		return part{Part: "agent", State: mute, Detail: err.Error()}
 	}
 	var problems []struct{ Object, Error string }
 	if err := s.agentJSON(ctx, "/debug/problems", &problems); err != nil {
-		return part{"agent", mute, err.Error()}
+		return part{Part: "agent", State: mute, Detail: err.Error()}
 	}
 	enrolled, captured := 0, 0
 	for _, p := range pods {
@@ -94,7 +114,7 @@ func (s *Sources) agentStatus(ctx context.Context, pods []pod, err error) part {
 			}
 		}
 	}
-	p := part{"agent", good, fmt.Sprintf("%d of %d enrolled pods captured", captured, enrolled)}
+	p := part{Part: "agent", State: good, Detail: fmt.Sprintf("%d of %d enrolled pods captured", captured, enrolled)}
 	if len(problems) > 0 {
 		p.State = wrong
 		p.Detail += fmt.Sprintf("; %d objects refused, first %s: %s", len(problems), problems[0].Object, problems[0].Error)
@@ -105,9 +125,9 @@ func (s *Sources) agentStatus(ctx context.Context, pods []pod, err error) part {
 func (s *Sources) brokerStatus(ctx context.Context) part {
 	var st broker.Stats
 	if err := s.agentJSON(ctx, "/debug/bpf", &st); err != nil {
-		return part{"broker", mute, err.Error()}
+		return part{Part: "broker", State: mute, Detail: err.Error()}
 	}
-	p := part{"broker", good, fmt.Sprintf("holds %d pods; kernel programs verified at %s, %d repairs", len(st.Pods), st.Verified.Format(time.RFC3339), st.Repairs)}
+	p := part{Part: "broker", State: good, Detail: fmt.Sprintf("holds %d pods; kernel programs verified at %s, %d repairs", len(st.Pods), st.Verified.Format(time.RFC3339), st.Repairs)}
 	if len(st.Drifts) > 0 {
 		p.State = wrong
 		p.Detail += fmt.Sprintf("; %d attached wrongly, first %s", len(st.Drifts), st.Drifts[0])
@@ -126,20 +146,27 @@ func (s *Sources) brokerStatus(ctx context.Context) part {
 func (s *Sources) ztunnelStatus(ctx context.Context) part {
 	d, err := s.dump(ctx)
 	if err != nil {
-		return part{"ztunnel", mute, err.Error()}
+		return part{Part: "ztunnel", State: mute, Detail: err.Error()}
 	}
 	available, live := 0, 0
+	var expiry time.Time // of the first certificate
 	for _, c := range d.Certificates {
 		if len(c.Chain) > 0 {
 			available++
+			if end := c.Chain[0].NotAfter; expiry.IsZero() || end.Before(expiry) {
+				expiry = end
+			}
 		}
 	}
 	for _, w := range d.WorkloadState {
 		live += len(w.Connections.Inbound) + len(w.Connections.Outbound)
 	}
-	p := part{"ztunnel", good, fmt.Sprintf("node %s, snapshot %d, %d of %d certificates, %d pods, %d live connections",
+	p := part{Part: "ztunnel", State: good, Version: d.Version["version"], Detail: fmt.Sprintf("node %s, snapshot %d, %d of %d certificates, %d pods, %d live connections",
 		d.Version["node"], d.Snapshot.Version, available, len(d.Certificates), len(d.WorkloadState), live)}
-	if available < len(d.Certificates) {
+	if !expiry.IsZero() {
+		p.Detail += ", first certificate expires at " + expiry.Format(time.RFC3339)
+	}
+	if available < len(d.Certificates) || !expiry.IsZero() && time.Now().After(expiry) {
 		p.State = wrong
 	}
 	return p
