@@ -3,10 +3,10 @@
 // Command runtests runs `go test -json` over packages, prints a line for each package as it finishes and the
 // output of every test that failed, and ends with one line: "N passed, N failed, N skipped".
 //
-//	runtests [-race] [-no-skips] [-fuzz 5s [-only-fuzz]] [packages] [-- further arguments of go test]
+//	runtests [-C DIR] [-each] [-race] [-no-skips] [-fuzz 5s [-only-fuzz]] [packages] [-- further arguments of go test]
 //
-// With -fuzz every fuzz target of the packages is run for that long afterwards. The exit status is 1 when anything
-// failed, or was skipped under -no-skips.
+// With -C the packages are those of another module. With -fuzz every fuzz target of the packages is run for that long
+// afterwards. The exit status is 1 when anything failed, or was skipped under -no-skips.
 package main
 
 import (
@@ -26,6 +26,8 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("runtests", flag.ContinueOnError)
 	fs.SetOutput(stderr)
+	dir := fs.String("C", "", "run in this directory, which may be another module's")
+	each := fs.Bool("each", false, "a line for each test, too, when it ends: for packages whose tests take long")
 	race := fs.Bool("race", false, "run under the race detector")
 	noSkips := fs.Bool("no-skips", os.Getenv("CI") == "true", "a skipped test is a failure (default: when CI=true)")
 	fuzz := fs.Duration("fuzz", 0, "after the tests run each fuzz target for this long")
@@ -37,7 +39,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if *race {
 		further = append([]string{"-race"}, further...)
 	}
+	if *dir != "" {
+		if err := os.Chdir(*dir); err != nil {
+			fmt.Fprintln(stderr, "runtests:", err)
+			return 2
+		}
+	}
 	t := newTally(stdout)
+	t.each = *each
 	if !*onlyFuzz {
 		goTest(t, append(further, packages...), stderr)
 	}

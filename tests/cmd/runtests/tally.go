@@ -24,6 +24,7 @@ type event struct {
 type tally struct {
 	out                     io.Writer
 	started                 time.Time
+	each                    bool // tell of each top-level test
 	passed, failed, skipped int
 	packages                int
 	output                  map[string]*strings.Builder // by package and test
@@ -72,6 +73,9 @@ func (t *tally) outcome(e event) {
 	if e.Test == "" {
 		t.packageDone(e, text)
 		return
+	}
+	if t.each && !strings.Contains(e.Test, "/") {
+		fmt.Fprintf(t.out, "     %-4s %-53s %6.1fs\n", e.Action, e.Test, e.Elapsed)
 	}
 	switch e.Action {
 	case "pass":
