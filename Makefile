@@ -115,6 +115,12 @@ install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrad
 uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
 	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
 
+.PHONY: e2e
+e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as root (about ten minutes; the first time 15 to 20 more to compile it)
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
+	@echo "e2e: about ten minutes on two cores; the first time Kubernetes is compiled, 15 to 20 minutes"
+	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/e2e -each ./... -- -count=1 -timeout 60m
+
 bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
@@ -125,6 +131,7 @@ lint: ## gofmt, vet and staticcheck
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ honnef.co/go/tools/cmd/staticcheck
 	@$(BIN)/staticcheck ./...
 	@cd tests/cluster && $(GO) vet ./... && $(CURDIR)/$(BIN)/staticcheck ./...
+	@cd tests/e2e && $(GO) vet ./... && $(CURDIR)/$(BIN)/staticcheck ./...
 	@cd deploy/install && $(GO) vet ./... && $(GO) vet -tags cluster ./... && $(CURDIR)/$(BIN)/staticcheck ./...
 	@echo "lint: clean"
 
