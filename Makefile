@@ -22,7 +22,7 @@ export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -I/usr/include/$(shell uname -m)-li
 # How long make test gives each fuzz target.
 FUZZTIME ?= 2s
 
-GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'bpf/include/reasons.h' 2>/dev/null)
+GENERATED := $(shell git ls-files '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'api/*/zz_generated.deepcopy.go' 'deploy/chart/warren/crds/*.yaml' 'bpf/include/reasons.h' 2>/dev/null)
 
 .PHONY: help build generate test test-all test-race fuzz demo demo-down bench lint clean
 
@@ -42,7 +42,7 @@ check-go:
 	@$(GO) version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])' || \
 		{ echo "$$($(GO) version) is too old to fetch the Go that go.mod names: get Go 1.26 or newer from https://go.dev/dl/" >&2; exit 1; }
 
-generate: ## regenerate BPF bindings and objects, protobufs and the reasons table (about half a minute)
+generate: ## regenerate BPF bindings and objects, protobufs, the API's CustomResourceDefinitions and the reasons table (about half a minute)
 	@$(MAKE) --no-print-directory check-generators
 	$(GO) run ./bpf/internal/genreasons bpf/reasons.yaml bpf/include/reasons.h mesh/reason/reasons_gen.go
 	$(GO) generate ./...
@@ -60,7 +60,7 @@ verify-generated: ## check that generation reproduces the checked-in files byte 
 	@$(MAKE) --no-print-directory generate
 	@sha256sum --quiet -c build/generated.before || \
 		{ echo "generated files differ from their sources: run 'make generate' and commit the result" >&2; exit 1; }
-	@new=$$(git ls-files -o --exclude-standard '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go'); \
+	@new=$$(git ls-files -o --exclude-standard '*_bpfel.go' '*_bpfel.o' '*.pb.go' '*_gen.go' 'zz_generated*.go' 'deploy/chart/warren/crds/*'); \
 		[ -z "$$new" ] || { echo "generated but not checked in: $$new" >&2; exit 1; }
 	@echo "generate: $(words $(GENERATED)) files reproduced byte for byte"
 
@@ -85,6 +85,25 @@ demo: build ## two nodes, a sample application, traffic, and a report of what ha
 
 demo-down: ## stop the demo
 	@[ ! -x $(BIN)/warren-netns ] || $(SUDO) $(BIN)/warren-netns down
+
+# The demo on a cluster: KUBECONFIG names the user's own, with Warren on it (make install), else one is started here.
+DEMO = $(SUDO) env "PATH=$$PATH" $(BIN)/warren-demo $(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)" --down 'make demo-cluster-down KUBECONFIG=$(KUBECONFIG)',\
+	--kubectl '$(strip $(SUDO) $(BIN)/warren-testcluster --name demo kubectl)' --down 'make demo-cluster-down') $(if $(SHOP_IMAGE),--shop-image "$(SHOP_IMAGE)")
+
+.PHONY: warren-demo demo-cluster demo-cluster-down push-shop
+warren-demo: check-go
+	@mkdir -p $(BIN)
+	@cd tests/cluster && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$(BIN)/ ./cmd/warren-testcluster
+	@cd tests/e2e && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/$(BIN)/ ./cmd/warren-demo
+
+demo-cluster: warren-demo ## the demo on a real two-node Kubernetes (the first time 15 to 20 minutes to compile it); with KUBECONFIG and SHOP_IMAGE on yours
+	@$(DEMO) up
+
+demo-cluster-down: warren-demo ## remove it
+	@$(DEMO) down
+
+push-shop: warren-demo ## push the sample shop's image: SHOP_IMAGE=registry.example.com/shop:1
+	@$(BIN)/warren-demo --shop-image "$(SHOP_IMAGE)" push
 
 .PHONY: cluster-up cluster-down
 cluster-up: check-go ## a real two-node Kubernetes on this machine: 15 seconds, the first time 15 to 20 minutes to compile it (tests/cluster)

@@ -15,10 +15,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
@@ -38,32 +40,50 @@ func Binary(ref, file string) Image {
 
 // WriteArchive writes the image as an archive that `ctr images import` and `docker load` read. Equal inputs make equal archives.
 func (i Image) WriteArchive(w io.Writer) error {
-	tag, err := name.NewTag(i.Ref)
+	tag, img, err := i.make()
 	if err != nil {
-		return fmt.Errorf("make image: %w", err)
-	}
-	layer, err := i.layer()
-	if err != nil {
-		return fmt.Errorf("make image %s: %w", i.Ref, err)
-	}
-	img, err := mutate.AppendLayers(empty.Image, layer)
-	if err != nil {
-		return fmt.Errorf("make image %s: %w", i.Ref, err)
-	}
-	c, err := img.ConfigFile()
-	if err != nil {
-		return fmt.Errorf("make image %s: %w", i.Ref, err)
-	}
-	c = c.DeepCopy()
-	c.OS, c.Architecture, c.Created = "linux", arch, v1.Time{Time: time.Unix(0, 0).UTC()}
-	c.Config = v1.Config{Entrypoint: i.Entrypoint, User: i.User, WorkingDir: "/", Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin:/"}}
-	if img, err = mutate.ConfigFile(img, c); err != nil {
 		return fmt.Errorf("make image %s: %w", i.Ref, err)
 	}
 	if err := tarball.Write(tag, img, w); err != nil {
 		return fmt.Errorf("write image %s: %w", i.Ref, err)
 	}
 	return nil
+}
+
+// Push writes the image to the registry its name names, with the credentials that `docker login` and its like left.
+func (i Image) Push(ctx context.Context) error {
+	tag, img, err := i.make()
+	if err == nil {
+		err = remote.Write(tag, img, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	}
+	if err != nil {
+		return fmt.Errorf("push image %s: %w", i.Ref, err)
+	}
+	return nil
+}
+
+func (i Image) make() (name.Tag, v1.Image, error) {
+	tag, err := name.NewTag(i.Ref)
+	if err != nil {
+		return tag, nil, err
+	}
+	layer, err := i.layer()
+	if err != nil {
+		return tag, nil, err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return tag, nil, err
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		return tag, nil, err
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture, c.Created = "linux", arch, v1.Time{Time: time.Unix(0, 0).UTC()}
+	c.Config = v1.Config{Entrypoint: i.Entrypoint, User: i.User, WorkingDir: "/", Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin:/"}}
+	img, err = mutate.ConfigFile(img, c)
+	return tag, img, err
 }
 
 // layer holds the files and the directories programs expect.

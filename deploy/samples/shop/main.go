@@ -7,6 +7,7 @@
 //	shop inventory -listen :8080                         counts down
 //	shop orders -listen :7000                            a protocol whose server speaks first
 //	shop buy -card NUMBER [-n 1] [-every 1s] URL         a customer
+//	shop idle                                            a customer who waits to be told what to buy, by kubectl exec
 //
 // A purchase carries the customer's card number through every service, so that whoever reads along on the way sees it.
 package main
@@ -37,10 +38,10 @@ func main() {
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	verbs := map[string]func(context.Context, []string, io.Writer) error{
-		"web": web, "cart": cart, "inventory": inventory, "orders": orders, "buy": buy,
+		"web": web, "cart": cart, "inventory": inventory, "orders": orders, "buy": buy, "idle": idle,
 	}
 	if len(args) == 0 || verbs[args[0]] == nil {
-		return errors.New("want one of web, cart, inventory, orders, buy")
+		return errors.New("want one of web, cart, inventory, orders, buy, idle")
 	}
 	return verbs[args[0]](ctx, args[1:], out)
 }
@@ -97,5 +98,11 @@ func buy(ctx context.Context, args []string, out io.Writer) error {
 		case <-time.After(*every):
 		}
 	}
+	return nil
+}
+
+// idle waits to be stopped.
+func idle(ctx context.Context, _ []string, _ io.Writer) error {
+	<-ctx.Done()
 	return nil
 }
