@@ -202,7 +202,7 @@ func serve(l net.Listener, h http.Handler, log *slog.Logger) func(context.Contex
 func (z *ZTunnel) pages() http.Handler {
 	return admin.Handler(admin.Sources{
 		Node: z.cfg.Node, Version: z.cfg.Version, Settings: z.cfg.Settings, Snapshot: z.store.Snapshot,
-		Certificates: z.ids.Certificates, Pods: z.proxy.Pods, Level: z.cfg.Level, DefaultLevel: z.cfg.Level.Level(),
+		Certificates: z.ids.Certificates, Pods: z.proxy.Pods, Top: z.proxy.Top, Level: z.cfg.Level, DefaultLevel: z.cfg.Level.Level(),
 		Sealed: z.cfg.Sealed,
 	})
 }

@@ -67,6 +67,7 @@ func Handler(s Sources) http.Handler {
 		{"/debug/explain", "what becomes of a connection, and why: ?src=shop/web&dst=shop/cart&port=80 (answered by ztunnel)", s.fromZtunnel("/debug/explain")},
 		{"/debug/ztunnel/config_dump", "ztunnel's /config_dump", s.fromZtunnel("/config_dump")},
 		{"/debug/ztunnel/connections", "ztunnel's live connections", s.fromZtunnel("/debug/connections")},
+		{"/debug/ztunnel/top", "who had most traffic lately: ?window=1m&limit=10&format=text", s.fromZtunnel("/debug/top")},
 		{"/debug/problems", "objects that were refused: file, line, field", s.problems},
 		{"/logging", "POST ?level=debug|info|warn|error; GET shows it", s.logging},
 		{"/debug/pprof/", "Go profiles", pprof.Index},

@@ -15,25 +15,26 @@ import (
 
 // Workload is one entry of "workloads".
 type Workload struct {
-	WorkloadIPs       []netip.Addr `json:"workloadIps"`
-	Protocol          string       `json:"protocol"` // HBONE or TCP
-	UID               string       `json:"uid"`
-	Name              string       `json:"name"`
-	Namespace         string       `json:"namespace"`
-	TrustDomain       string       `json:"trustDomain,omitempty"`
-	ServiceAccount    string       `json:"serviceAccount"`
-	WorkloadName      string       `json:"workloadName"`
-	WorkloadType      string       `json:"workloadType"`
-	CanonicalName     string       `json:"canonicalName"`
-	CanonicalRevision string       `json:"canonicalRevision"`
-	Network           string       `json:"network"`
-	Node              string       `json:"node"`
-	Status            string       `json:"status"` // Healthy or Unhealthy
-	ClusterID         string       `json:"clusterId"`
-	Services          []string     `json:"services,omitempty"`
-	Policies          []string     `json:"authorizationPolicies,omitempty"`
-	Capture           string       `json:"capture"`
-	CaptureReason     string       `json:"captureReason,omitempty"`
+	WorkloadIPs       []netip.Addr   `json:"workloadIps"`
+	Protocol          string         `json:"protocol"` // HBONE or TCP
+	UID               string         `json:"uid"`
+	Name              string         `json:"name"`
+	Namespace         string         `json:"namespace"`
+	TrustDomain       string         `json:"trustDomain,omitempty"`
+	ServiceAccount    string         `json:"serviceAccount"`
+	WorkloadName      string         `json:"workloadName"`
+	WorkloadType      string         `json:"workloadType"`
+	CanonicalName     string         `json:"canonicalName"`
+	CanonicalRevision string         `json:"canonicalRevision"`
+	Network           string         `json:"network"`
+	Node              string         `json:"node"`
+	Status            string         `json:"status"` // Healthy or Unhealthy
+	ClusterID         string         `json:"clusterId"`
+	Services          []string       `json:"services,omitempty"`
+	Policies          []string       `json:"authorizationPolicies,omitempty"`
+	Capture           string         `json:"capture"`
+	CaptureReason     string         `json:"captureReason,omitempty"`
+	Except            []netip.Prefix `json:"except,omitempty"`
 }
 
 // Service is one entry of "services".
@@ -59,16 +60,6 @@ type Endpoint struct {
 	Service     string            `json:"service"`
 	Port        map[uint16]uint16 `json:"port"`
 	Status      string            `json:"status"`
-}
-
-// Policy is one entry of "policies".
-type Policy struct {
-	Name      string           `json:"name"`
-	Namespace string           `json:"namespace"`
-	Scope     string           `json:"scope"`
-	Action    string           `json:"action"`
-	DryRun    bool             `json:"dryRun,omitempty"`
-	Rules     [][][]mesh.Match `json:"rules"`
 }
 
 // Config is the mesh-wide configuration; ambient has no counterpart.
@@ -148,7 +139,7 @@ func workload(w *mesh.Workload) Workload {
 		WorkloadName: w.WorkloadName, WorkloadType: w.WorkloadType,
 		CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
 		Network: w.Network, Node: w.Node, Status: health(w), ClusterID: w.Cluster,
-		Capture: w.Capture.String(), CaptureReason: w.CaptureReason,
+		Capture: w.Capture.String(), CaptureReason: w.CaptureReason, Except: w.Except,
 	}
 	if w.Capture == mesh.Captured {
 		out.Protocol = "HBONE"
@@ -192,26 +183,6 @@ func service(s *mesh.Snapshot, v *mesh.Service) Service {
 			WorkloadUID: w.UID, Service: v.Namespace + "/" + v.Hostname,
 			Port: w.Services[v.NamespacedName()], Status: health(w),
 		}
-	}
-	return out
-}
-
-var (
-	scopes  = map[mesh.Scope]string{mesh.ScopeMesh: "Global", mesh.ScopeNamespace: "Namespace", mesh.ScopeWorkload: "WorkloadSelector"}
-	actions = map[mesh.Action]string{mesh.Allow: "Allow", mesh.Deny: "Deny", mesh.Audit: "Audit"}
-)
-
-func policy(p *mesh.Policy) Policy {
-	out := Policy{
-		Name: p.Name.Name, Namespace: p.Name.Namespace, Scope: scopes[p.Scope], Action: actions[p.Action],
-		DryRun: p.DryRun, Rules: [][][]mesh.Match{},
-	}
-	for _, r := range p.Rules {
-		clauses := [][]mesh.Match{}
-		for _, c := range r.Clauses {
-			clauses = append(clauses, c.Matches)
-		}
-		out.Rules = append(out.Rules, clauses)
 	}
 	return out
 }

@@ -30,7 +30,7 @@ type Certificate struct {
 
 // CertificateInfo is one certificate of a chain, the leaf first.
 type CertificateInfo struct {
-	Serial    string    `json:"serialNumber"`
+	Serial    string    `json:"serialNumber"` // decimal
 	NotBefore time.Time `json:"validFrom"`
 	NotAfter  time.Time `json:"expirationTime"`
 }

@@ -29,6 +29,7 @@ type Sources struct {
 	Snapshot     func() *mesh.Snapshot
 	Certificates func() []identity.Info
 	Pods         func() []proxy.PodInfo
+	Top          func(window time.Duration, limit int) (covered time.Duration, pods []proxy.PodTraffic)
 	Level        *slog.LevelVar
 	// DefaultLevel is what "reset" returns to.
 	DefaultLevel slog.Level
@@ -46,6 +47,7 @@ func Handler(s Sources) http.Handler {
 	pages := []page{
 		{"/config_dump", "what this ztunnel knows, in ambient's JSON", s.configDump},
 		{"/debug/connections", "live connections, by pod", s.connections},
+		{"/debug/top", "who had most traffic lately, pods and their peers: ?window=1m&limit=10&format=text", s.top},
 		{"/debug/explain", "what becomes of a connection, and why: ?src=shop/web&dst=shop/cart&port=80", s.explainer().ServeHTTP},
 		{"/logging", "POST ?level=debug|info|warn|error|reset; GET shows the level", s.logging},
 		{"/debug/pprof/", "Go profiles", s.profiles},

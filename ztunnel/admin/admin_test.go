@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/dump"
 	"github.com/warren-mesh/warren/mesh/reason"
 	"github.com/warren-mesh/warren/ztunnel/identity"
 	"github.com/warren-mesh/warren/ztunnel/proxy"
@@ -24,7 +26,12 @@ func sources() Sources {
 		Node: "n1", Version: "v1", Settings: map[string]string{"node": "n1"}, Level: new(slog.LevelVar), Sealed: true,
 		Snapshot: func() *mesh.Snapshot { return snap },
 		Certificates: func() []identity.Info {
-			return []identity.Info{{Identity: id, State: identity.StateAvailable, Serial: "01"}}
+			return []identity.Info{{Identity: id, State: identity.StateAvailable, Serial: "0a"}}
+		},
+		Top: func(window time.Duration, limit int) (time.Duration, []proxy.PodTraffic) {
+			t := proxy.Traffic{Sent: 1000, Received: uint64(10 * limit), Opened: 5}
+			return window, []proxy.PodTraffic{{UID: "u1", Name: mesh.Name{Namespace: "shop", Name: "web-1"}, Connections: 3, Traffic: t,
+				Peers: []proxy.PeerTraffic{{Talker: proxy.Talker{Direction: "inbound", Namespace: "shop", Name: "client"}, Traffic: t}}}}
 		},
 		Pods: func() []proxy.PodInfo {
 			return []proxy.PodInfo{{UID: "u1", Identity: id, Known: true, Listeners: []string{"hbone"}, Inbound: []proxy.ConnectionInfo{
@@ -66,7 +73,7 @@ func TestConfigDump(t *testing.T) {
 	if len(d.Workloads) != 1 || d.Workloads[0].Protocol != "HBONE" || d.Services == nil || d.Policies == nil || d.Config["node"] != "n1" {
 		t.Errorf("got %s", body)
 	}
-	if c := d.Certificates; len(c) != 1 || c[0].Identity != "spiffe://cluster.local/ns/shop/sa/web" || c[0].CertChain[0].SerialNumber != "01" {
+	if c := d.Certificates; len(c) != 1 || c[0].Identity != "spiffe://cluster.local/ns/shop/sa/web" || c[0].CertChain[0].SerialNumber != "10" {
 		t.Errorf("certificates: got %+v", c)
 	}
 	if s := d.WorkloadState["u1"]; s.State != "Up" || len(s.Connections.Inbound) != 1 || s.Connections.Inbound[0].Reason != "TUNNEL" {
@@ -76,7 +83,7 @@ func TestConfigDump(t *testing.T) {
 
 func TestIndexListsEveryPage(t *testing.T) {
 	_, body := get(t, Handler(sources()), "GET", "/")
-	for _, p := range []string{"/config_dump", "/debug/connections", "/logging", "/debug/pprof/"} {
+	for _, p := range []string{"/config_dump", "/debug/connections", "/debug/top", "/logging", "/debug/pprof/"} {
 		if !strings.Contains(body, `href="`+p+`"`) {
 			t.Errorf("the index lacks %s", p)
 		}
@@ -86,6 +93,29 @@ func TestIndexListsEveryPage(t *testing.T) {
 	}
 	if code, _ := get(t, Handler(sources()), "GET", "/nowhere"); code != 404 {
 		t.Errorf("unknown page: status %d", code)
+	}
+}
+
+// TestTop: rates by pod and peer, as JSON and as a table; what makes no sense is refused by name.
+func TestTop(t *testing.T) {
+	h := Handler(sources())
+	code, body := get(t, h, "GET", "/debug/top?window=20s&limit=4")
+	var top dump.Top
+	if err := json.Unmarshal([]byte(body), &top); err != nil || code != 200 {
+		t.Fatalf("%d, %v: %s", code, err, body)
+	}
+	want := dump.Rates{Sent: 50, Received: 2, Opened: 0.25}
+	if top.Seconds != 20 || len(top.Pods) != 1 || top.Pods[0].Rates != want || top.Pods[0].Connections != 3 || top.Pods[0].Peers[0] != (dump.TopPeer{Direction: "inbound", Peer: "shop/client", Rates: want}) {
+		t.Errorf("got %s", body)
+	}
+	code, body = get(t, h, "GET", "/debug/top?format=text")
+	if lines := strings.Split(body, "\n"); code != 200 || len(lines) != 5 || !strings.HasPrefix(lines[3], "shop/web-1   shop/client   inbound ") {
+		t.Errorf("%d: %s", code, body)
+	}
+	for query, word := range map[string]string{"window=2m": "window", "window=x": "window", "window=-1s": "window", "limit=0": "limit", "limit=all": "limit"} {
+		if code, body := get(t, h, "GET", "/debug/top?"+query); code != 400 || !strings.HasPrefix(body, word) {
+			t.Errorf("%s: %d %s", query, code, body)
+		}
 	}
 }
 

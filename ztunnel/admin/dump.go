@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"math/big"
 	"net/http"
 	"strings"
 	"time"
@@ -27,11 +28,20 @@ func certificates(in []identity.Info) []dump.Certificate {
 	for _, i := range in {
 		c := dump.Certificate{Identity: i.Identity.String(), State: string(i.State), Chain: []dump.CertificateInfo{}, Renew: i.Renew, Error: i.Error}
 		if i.Serial != "" {
-			c.Chain = append(c.Chain, dump.CertificateInfo{Serial: i.Serial, NotBefore: i.NotBefore, NotAfter: i.NotAfter})
+			c.Chain = append(c.Chain, dump.CertificateInfo{Serial: decimal(i.Serial), NotBefore: i.NotBefore, NotAfter: i.NotAfter})
 		}
 		out = append(out, c)
 	}
 	return out
+}
+
+// decimal is how ambient writes a serial number.
+func decimal(hex string) string {
+	n, ok := new(big.Int).SetString(hex, 16)
+	if !ok {
+		return ""
+	}
+	return n.String()
 }
 
 func states(pods []proxy.PodInfo) map[string]dump.WorkloadState {

@@ -42,7 +42,7 @@ func New() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(explainCommand(&s), statusCommand(&s), workloadsCommand(&s), servicesCommand(&s), policiesCommand(&s),
-		certificatesCommand(&s), connectionsCommand(&s), checkCommand(&s), enrolCommand(&s), unenrolCommand(&s))
+		certificatesCommand(&s), connectionsCommand(&s), topCommand(&s), checkCommand(&s), enrolCommand(&s), unenrolCommand(&s))
 	root.PersistentPostRun = func(*cobra.Command, []string) {
 		if s.opened != nil {
 			s.opened.Close()

@@ -57,6 +57,11 @@ func newWorld(t *testing.T) *world {
 		Certificates: func() []identity.Info {
 			return []identity.Info{{Identity: client, State: identity.StateAvailable, Serial: "2a", NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}}
 		},
+		Top: func(window time.Duration, _ int) (time.Duration, []proxy.PodTraffic) {
+			t := proxy.Traffic{Sent: 3000}
+			return window, []proxy.PodTraffic{{UID: "u", Name: mesh.Name{Namespace: "shop", Name: "client"}, Connections: 1, Traffic: t,
+				Peers: []proxy.PeerTraffic{{Talker: proxy.Talker{Direction: "outbound", Name: "web.shop.svc.cluster.local"}, Traffic: t}}}}
+		},
 		Pods: func() []proxy.PodInfo {
 			return []proxy.PodInfo{{UID: "uid-client", Name: mesh.Name{Namespace: "shop", Name: "client"}, Identity: client, Known: true, Listeners: []string{"outbound"},
 				Outbound: []proxy.ConnectionInfo{{ID: 1, Direction: "outbound", Src: netip.MustParseAddrPort("10.1.0.1:4000"), Dst: netip.MustParseAddrPort("10.1.0.2:15008"),
@@ -122,6 +127,8 @@ func TestTables(t *testing.T) {
 			{[]string{"policies"}, []string{"NAMESPACE POLICY NAME ACTION SCOPE", "shop nothing Allow Namespace"}},
 			{[]string{"certificates"}, []string{"CERTIFICATE NAME TYPE STATUS VALID CERT SERIAL NUMBER NOT AFTER NOT BEFORE", "spiffe://cluster.local/ns/shop/sa/client Leaf Available true 2a"}},
 			{[]string{"connections", "--direction", "outbound"}, []string{"WORKLOAD DIRECTION LOCAL REMOTE REMOTE TARGET PROTOCOL", "shop/client Outbound 10.1.0.1:4000 10.1.0.2:15008 10.1.0.2:8080 HBONE"}},
+			{[]string{"top", "--window", "30s"}, []string{"per second, over the last 30 s", "POD PEER DIRECTION OPEN SENT B/S RECEIVED B/S OPENED/S FAILED/S",
+				"shop/client (all) - 1 100 0 0 0", "shop/client web.shop.svc.cluster.local outbound - 100 0 0 0"}},
 			{[]string{"explain", "shop/client", "web:80"}, []string{"shop/client on a -> web:80: refused, POLICY_NO_ALLOW", "it has no rules"}},
 		} {
 			out, err := command(t, append(tt.args, way...)...)
@@ -143,7 +150,7 @@ func TestTables(t *testing.T) {
 
 func TestJSONAndYAML(t *testing.T) {
 	w := newWorld(t)
-	for _, args := range [][]string{{"workloads"}, {"services"}, {"policies"}, {"certificates"}, {"connections"}, {"status"}, {"explain", "10.1.0.1", "10.96.0.1:80"}} {
+	for _, args := range [][]string{{"workloads"}, {"services"}, {"policies"}, {"certificates"}, {"connections"}, {"status"}, {"top"}, {"explain", "10.1.0.1", "10.96.0.1:80"}} {
 		asJSON, err := command(t, append(args, "--run-dir", w.dir, "-o", "json")...)
 		asYAML, yerr := command(t, append(args, "--run-dir", w.dir, "-o", "yaml")...)
 		if err != nil || yerr != nil || !json.Valid([]byte(asJSON)) {
@@ -156,7 +163,11 @@ func TestJSONAndYAML(t *testing.T) {
 		if err := yaml.Unmarshal([]byte(asYAML), &b); err != nil {
 			t.Fatal(err)
 		}
-		if args[0] == "explain" {
+		if args[0] == "top" {
+			if got := a.(map[string]any); got["seconds"] != 10.0 || len(got["pods"].([]any)) != 1 || len(b.(map[string]any)["pods"].([]any)) != 1 {
+				t.Errorf("%v", got)
+			}
+		} else if args[0] == "explain" {
 			if got := a.(map[string]any); got["verdict"] != string(explain.Refused) || got["reason"] != "POLICY_NO_ALLOW" || b.(map[string]any)["policy"] != "shop/nothing" {
 				t.Errorf("%v", got)
 			}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,6 +109,15 @@ func policiesCommand(s *Sources) *cobra.Command {
 	return c
 }
 
+// hexadecimal is how people know a serial number.
+func hexadecimal(decimal string) string {
+	n, ok := new(big.Int).SetString(decimal, 10)
+	if !ok {
+		return decimal
+	}
+	return n.Text(16)
+}
+
 func certificatesCommand(s *Sources) *cobra.Command {
 	c := list(s, "certificates", "certificates that ztunnel holds for its pods; in a cluster, all nodes'", nil)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -129,7 +139,7 @@ func certificatesCommand(s *Sources) *cobra.Command {
 					kind = "Root"
 				}
 				valid := now.After(in.NotBefore) && now.Before(in.NotAfter)
-				rows = append(rows, []string{c.Identity, kind, c.State, strconv.FormatBool(valid), in.Serial,
+				rows = append(rows, []string{c.Identity, kind, c.State, strconv.FormatBool(valid), hexadecimal(in.Serial),
 					in.NotAfter.Format(time.RFC3339), in.NotBefore.Format(time.RFC3339)})
 			}
 		}
