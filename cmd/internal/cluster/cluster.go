@@ -31,9 +31,6 @@ type Config struct {
 
 // Cluster is one cluster. Safe for concurrent use.
 type Cluster struct {
-	// Namespace is the context's own.
-	Namespace string
-
 	system    string
 	rest      *rest.Config
 	objects   dynamic.Interface
@@ -45,16 +42,11 @@ type Cluster struct {
 func Open(cfg Config) (*Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = cfg.Kubeconfig
-	loaded := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: cfg.Context})
-	rc, err := loaded.ClientConfig()
+	rc, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: cfg.Context}).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
-	c, err := New(rc, cfg.System)
-	if err == nil {
-		c.Namespace, _, err = loaded.Namespace()
-	}
-	return c, err
+	return New(rc, cfg.System)
 }
 
 // New is a cluster by a configuration made elsewhere; system is Warren's namespace there, "" for warren-system.
@@ -72,7 +64,7 @@ func New(rc *rest.Config, system string) (*Cluster, error) {
 	if system == "" {
 		system = "warren-system"
 	}
-	return &Cluster{Namespace: "default", system: system, rest: rc, objects: objects, discovery: d}, nil
+	return &Cluster{system: system, rest: rc, objects: objects, discovery: d}, nil
 }
 
 // Close ends all port forwards.
