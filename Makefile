@@ -134,7 +134,12 @@ install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrad
 uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
 	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
 
-.PHONY: e2e
+.PHONY: test-modules e2e
+test-modules: check-go ## the tests of the modules beside this one: the cluster for tests, the installation
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
+	@$(RUNTESTS) -C tests/cluster -each ./... -- -timeout 60m
+	@$(RUNTESTS) -C deploy/install -each ./...
+
 e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as root (about ten minutes; the first time 15 to 20 more to compile it)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@echo "e2e: about ten minutes on two cores; the first time Kubernetes is compiled, 15 to 20 minutes"

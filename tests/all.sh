@@ -13,7 +13,7 @@ say() { printf '\n== %s (%ds since the start)\n' "$*" $((SECONDS - started)); }
 
 say "tools"
 declare -A package=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [protoc]=protobuf-compiler [nft]=nftables
-    [haproxy]=haproxy [tcpdump]=tcpdump [make]=make [git]=git)
+    [haproxy]=haproxy [tcpdump]=tcpdump [make]=make [git]=git [ip]=iproute2 [unshare]=util-linux [gcc]=gcc [pkg-config]=pkg-config)
 missing=()
 for tool in "${!package[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
@@ -47,17 +47,27 @@ step "generated files" quiet_make verify-generated
 step "gofmt, vet, staticcheck (about two minutes with cold caches)" quiet_make lint
 step "race detector (about three minutes)" quiet_make test-race
 
-# The count of this step stands at the end. Earlier steps that failed are added to it, one failure each.
-say "tests and fuzz targets (about six minutes)"
-count=$(mktemp)
-trap 'rm -f "$count"' EXIT
-status=0
-quiet_make test-all | tee "$count" | sed -u '/^[0-9]* passed, [0-9]* failed, [0-9]* skipped$/d' || status=1
-read -r passed bad skipped < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$count" | tail -1) ||
-    { passed=0 bad=1 skipped=0; }
+# The counts of these steps are added up at the end; earlier steps that failed are one failure each.
+passed=0 bad=0 skipped=0
+last=$(mktemp)
+trap 'rm -f "$last"' EXIT
+count='^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$'
+counted() {
+    local name=$1 status=0 p b s
+    shift
+    say "$name"
+    quiet_make "$@" | tee "$last" | sed -u "/$count/d" || status=1
+    read -r p b s < <(sed -n "s/$count/\1 \2 \3/p" "$last" | awk '{ p += $1; b += $2; s += $3 } END { print p + 0, b + 0, s + 0 }')
+    [ "$status" = 0 ] || [ "$b" != 0 ] || b=1
+    echo "$name: $p passed, $b failed, $s skipped."
+    passed=$((passed + p)) bad=$((bad + b)) skipped=$((skipped + s))
+}
+counted "tests and fuzz targets (about six minutes)" test-all
+counted "the cluster for tests, and the installation (two minutes; the first time Kubernetes is compiled, 10 to 20 more)" test-modules
+counted "tests on a real Kubernetes (about ten minutes)" e2e
 for f in "${failed[@]}"; do
     echo "failed before the tests: $f"
     bad=$((bad + 1))
 done
 echo "$passed passed, $bad failed, $skipped skipped"
-[ "$status" = 0 ] && [ "$bad" = 0 ]
+[ "$bad" = 0 ]
