@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -190,13 +189,13 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	defer ls.Close()
 	a.ready.Done(taskListeners)
 
-	exceptions := a.source.Store().Snapshot().Config().Exceptions
-	a.broker.SetExceptions(exceptions)
+	settings := a.settings()
+	a.broker.Configure(settings)
 	g, ctx := errgroup.WithContext(ctx)
 	server := wds.NewServer(a.source.Store(), a.cfg.Log, "")
 	g.Go(func() error { return server.Serve(ctx, ls.wds) })
 	g.Go(func() error { return a.zds.Serve(ctx, ls.zds) })
-	g.Go(func() error { return a.followExceptions(ctx, exceptions) })
+	g.Go(func() error { return a.followSettings(ctx, settings) })
 	g.Go(func() error { return a.reconcile(ctx) })
 	plugins := cni.NewServer(announcer{a}, a.cfg.Log, a.registry)
 	g.Go(func() error { return plugins.Serve(ctx, ls.cni) })
@@ -209,13 +208,19 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	return g.Wait()
 }
 
-// followExceptions has the broker except what the mesh's configuration does, from what was told on.
-func (a *Agent) followExceptions(ctx context.Context, told []netip.Prefix) error {
+// settings is what the mesh's configuration has for the broker.
+func (a *Agent) settings() broker.Settings {
+	c := a.source.Store().Snapshot().Config()
+	return broker.Settings{Exceptions: c.Exceptions, Drain: c.Drain}
+}
+
+// followSettings keeps the broker's equal to the mesh's configuration, from what was told on.
+func (a *Agent) followSettings(ctx context.Context, told broker.Settings) error {
 	for {
-		snap, changed := a.source.Store().Watch()
-		if now := snap.Config().Exceptions; !slices.Equal(now, told) {
-			a.cfg.Log.Info("exceptions", "from", told, "to", now)
-			a.broker.SetExceptions(now)
+		_, changed := a.source.Store().Watch()
+		if now := a.settings(); now.Drain != told.Drain || !slices.Equal(now.Exceptions, told.Exceptions) {
+			a.cfg.Log.Info("settings", "exceptions", now.Exceptions, "drain", now.Drain)
+			a.broker.Configure(now)
 			told = now
 		}
 		select {

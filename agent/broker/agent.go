@@ -121,12 +121,12 @@ func (a *agentConn) handle(ctx context.Context, m wire.Message, fds []int) error
 		b.post(ctx, func() { b.deleteCapture(a, d) })
 	case wire.TypeCaptureSync:
 		b.post(ctx, func() { b.prune(a) })
-	case wire.TypeSetExceptions:
-		var e wire.SetExceptions
-		if err := m.Into(&e); err != nil {
+	case wire.TypeSettings:
+		var s wire.Settings
+		if err := m.Into(&s); err != nil {
 			return err
 		}
-		b.post(ctx, func() { b.setExceptions(e.Prefixes) })
+		b.post(ctx, func() { b.drain = s.Drain; b.setExceptions(s.Exceptions) })
 	case wire.TypeStatsRequest:
 		var r wire.Request
 		if err := m.Into(&r); err != nil {

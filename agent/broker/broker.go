@@ -46,6 +46,7 @@ type Broker struct {
 	ztunnels   map[*ztunnel]bool
 	handed     map[string][]handedListener
 	exceptions []netip.Prefix // wanted
+	drain      time.Duration  // as wire.Settings has it
 	unset      bool           // the kernel does not have them yet
 	excepting  chore
 	saving     chore

@@ -71,7 +71,7 @@ func (b *Broker) chores(now time.Time) {
 
 // persist saves the captures. While it fails, a broker started without the agent will not know them.
 func (b *Broker) persist(now time.Time) {
-	s := savedState{Exceptions: b.exceptions, Pods: []savedPod{}}
+	s := savedState{Exceptions: b.exceptions, Drain: b.drain, Pods: []savedPod{}}
 	for _, p := range b.pods {
 		s.Pods = append(s.Pods, p.save())
 	}

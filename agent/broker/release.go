@@ -29,7 +29,8 @@ func (b *Broker) unenrol(p *pod, keep bool) {
 		b.finish(p)
 		return
 	}
-	p.phase, p.drainUntil, p.drained = draining, time.Now().Add(b.cfg.Drain), map[*ztunnel]bool{}
+	drain := b.drainTime()
+	p.phase, p.drainUntil, p.drained = draining, time.Now().Add(drain), map[*ztunnel]bool{}
 	for k, l := range p.listeners {
 		if l != nil && wire.Kind(k) != wire.HBONE {
 			l.close()
@@ -38,7 +39,15 @@ func (b *Broker) unenrol(p *pod, keep bool) {
 	}
 	b.setState(p, wire.State{Reason: "un-enrolled; live tunnels go on"})
 	b.tellZtunnels(wire.TypePodDraining, wire.PodMessage{Pod: p.want.UID})
-	b.log.Info("pod un-enrolled", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID, "drain", b.cfg.Drain)
+	b.log.Info("pod un-enrolled", "pod", p.want.Namespace+"/"+p.want.Name, "uid", p.want.UID, "drain", drain)
+}
+
+// drainTime is how long live tunnels may last: as the agent says, else as the flag does.
+func (b *Broker) drainTime() time.Duration {
+	if b.drain == 0 {
+		return b.cfg.Drain
+	}
+	return max(b.drain, 0)
 }
 
 // finish removes every trace of a pod, and forgets it.

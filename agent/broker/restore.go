@@ -22,6 +22,7 @@ func (b *Broker) restore(ctx context.Context) {
 	if err != nil {
 		b.log.Error("start without the captures of before", "err", err)
 	}
+	b.drain = s.Drain
 	if s.Exceptions != nil {
 		b.setExceptions(s.Exceptions)
 	}

@@ -20,6 +20,7 @@ import (
 type savedState struct {
 	Boot       string         `json:"boot,omitempty"` // since when the kernel counts cookies
 	Exceptions []netip.Prefix `json:"exceptions,omitempty"`
+	Drain      time.Duration  `json:"drain,omitempty"` // as wire.Settings has it
 	Pods       []savedPod     `json:"pods"`
 }
 

@@ -92,7 +92,7 @@ type MeshConfigSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(c, !isCIDR(c) || cidr(c).ip().family() == 4 || !(cidr(c).containsIP('::1') || cidr(c).containsIP('::fffe:0:0')))",message="an IPv6 prefix that spans the IPv4-mapped addresses (name IPv4 prefixes as IPv4)"
 	Exceptions []CIDR `json:"exceptions,omitempty"`
 	// Drain is how long live connections may last after their pod left the mesh or their ztunnel was told to end, 0s to
-	// 10m. Default: --drain of agent and ztunnel, 25s.
+	// 10m. Default: --drain of agent, broker and ztunnel, 25s.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('10m')",message="at most 10m"

@@ -40,7 +40,7 @@ func run(args []string) error {
 	fs.StringVar(&cfg.CgroupRoot, "cgroup-root", "/sys/fs/cgroup", "where the cgroup2 hierarchy, or the node's part of it, is mounted")
 	fs.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "a mounted bpffs, this node's alone")
 	fs.StringVar(&cfg.KubeletCgroup, "kubelet-cgroup", broker.KubeletAuto, "kubelet's own cgroup: its connections to pods are probes and not captured; auto finds it, empty is none")
-	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live tunnels may last")
+	fs.DurationVar(&cfg.Drain, "drain", 25*time.Second, "how long an un-enrolled pod's live tunnels may last, unless the MeshConfig says")
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.Func("file", "`NAME=PATH` of a file ztunnel may read (token, roots, crl; the last need not be there); repeatable", func(v string) error {
 		name, path, ok := strings.Cut(v, "=")

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -30,8 +29,7 @@ type Client struct {
 	captures   map[string]Capture
 	deleted    map[string]bool // while not synced: a broker that is told everything again must hear of them too
 	netns      map[string]*os.File
-	exceptions []netip.Prefix
-	haveExcept bool
+	settings   *Settings // nil until told
 	synced     bool
 	conn       *Conn // nil while not connected
 	dirty      map[string]bool
@@ -109,11 +107,11 @@ func (c *Client) Sync() {
 	c.poke()
 }
 
-// SetExceptions replaces the prefixes that are never captured.
-func (c *Client) SetExceptions(p []netip.Prefix) {
+// Configure replaces what holds for all pods. The caller must not modify it afterwards.
+func (c *Client) Configure(s Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.exceptions, c.haveExcept, c.dirtyOther = slices.Clone(p), true, true
+	c.settings, c.dirtyOther = &s, true
 	c.poke()
 }
 

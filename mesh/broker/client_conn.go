@@ -83,13 +83,13 @@ type change struct {
 	netns *os.File
 }
 
-// takeChanges empties the set of unsent changes: exceptions before captures, Sync last.
+// takeChanges empties the set of unsent changes: settings before captures, Sync last.
 func (c *Client) takeChanges() []change {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []change
-	if c.dirtyOther && c.haveExcept {
-		out = append(out, change{t: TypeSetExceptions, body: SetExceptions{Prefixes: c.exceptions}})
+	if c.dirtyOther && c.settings != nil {
+		out = append(out, change{t: TypeSettings, body: *c.settings})
 	}
 	for _, uid := range slices.Sorted(maps.Keys(c.dirty)) {
 		if p, ok := c.captures[uid]; ok {

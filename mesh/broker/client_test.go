@@ -80,8 +80,8 @@ func (f *fakeBroker) next() string {
 		return "delete " + d.UID
 	case TypeCaptureSync:
 		return "sync"
-	case TypeSetExceptions:
-		return "exceptions"
+	case TypeSettings:
+		return "settings"
 	case TypeStatsRequest:
 		var r Request
 		if err := m.Into(&r); err != nil {
@@ -126,7 +126,7 @@ func TestClientTellsEverythingAgain(t *testing.T) {
 	c := NewClient(dir, slog.New(slog.DiscardHandler))
 	c.Update(Capture{UID: "a"})
 	c.Update(Capture{UID: "b"})
-	c.SetExceptions([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+	c.Configure(Settings{Exceptions: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
 	if _, err := c.Stats(context.Background()); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("figures without a broker: %v", err)
 	}
@@ -136,9 +136,9 @@ func TestClientTellsEverythingAgain(t *testing.T) {
 	go func() { done <- c.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	f.accept()
-	f.expect("exceptions", "update a", "update b") // not complete yet: no sync
+	f.expect("settings", "update a", "update b") // not complete yet: no sync
 	c.Sync()
-	f.expect("exceptions", "sync")
+	f.expect("settings", "sync")
 	c.Delete("a")
 	f.expect("delete a")
 	c.Update(Capture{UID: "c"})
@@ -147,7 +147,7 @@ func TestClientTellsEverythingAgain(t *testing.T) {
 	f.conn.Close()
 	c.Delete("b") // told by not being in the next list
 	f.accept()
-	f.expect("exceptions", "update c", "sync")
+	f.expect("settings", "update c", "sync")
 	if !c.Connected() {
 		t.Error("not connected")
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDecodeRefusesWhatItDoesNotKnow(t *testing.T) {
@@ -97,7 +98,7 @@ func FuzzDecode(f *testing.F) {
 	for t, body := range map[Type]any{
 		TypeHello: Hello{Role: "agent"}, TypeCaptureUpdate: CaptureUpdate{Capture{UID: "u", Addresses: []netip.Addr{netip.MustParseAddr("::1")}}},
 		TypeSocketsRequest: SocketsRequest{Pod: "u", Count: 3}, TypeListener: ListenerMessage{Pod: "u", Kind: HBONE, Cookie: 7},
-		TypeFile: NameReply{ID: 1, Data: []byte("x")}, TypeSetExceptions: SetExceptions{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		TypeFile: NameReply{ID: 1, Data: []byte("x")}, TypeSettings: Settings{Exceptions: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Drain: time.Second},
 		TypeCaptureState: State{UID: "u"}, TypeStats: Stats{Reasons: map[string]uint64{"A": 1}},
 	} {
 		b, err := Encode(t, body)
@@ -118,7 +119,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("untyped error %v", err)
 		}
 		for _, body := range []any{
-			new(Hello), new(CaptureUpdate), new(CaptureDelete), new(SetExceptions), new(Request), new(State), new(Stats),
+			new(Hello), new(CaptureUpdate), new(CaptureDelete), new(Settings), new(Request), new(State), new(Stats),
 			new(ListenerMessage), new(SocketsRequest), new(Sockets), new(PodMessage), new(NameRequest), new(NameReply),
 		} {
 			if err := m.Into(body); err != nil {

@@ -18,7 +18,7 @@ const (
 	TypeCaptureUpdate Type = 2 // CaptureUpdate, optionally with the pod's netns as the only descriptor
 	TypeCaptureDelete Type = 3 // CaptureDelete
 	TypeCaptureSync   Type = 4 // Empty: all captures were sent on this connection; others may be pruned
-	TypeSetExceptions Type = 5 // SetExceptions
+	TypeSettings      Type = 5 // Settings
 	TypeStatsRequest  Type = 6 // Request
 
 	// Broker to agent.
@@ -64,7 +64,7 @@ type Capture struct {
 	Addresses      []netip.Addr `json:"addresses"`
 	// Running says that the pod ran before it was enrolled: connections it is just opening get through.
 	Running bool `json:"running,omitempty"`
-	// Except are destinations that are never captured of this pod, beside those of SetExceptions.
+	// Except are destinations that are never captured of this pod, beside those of Settings.
 	Except []netip.Prefix `json:"except,omitempty"`
 }
 
@@ -80,9 +80,12 @@ type CaptureDelete struct {
 	Keep bool `json:"keep,omitempty"`
 }
 
-// SetExceptions replaces the prefixes that are never captured. Link-local always is one.
-type SetExceptions struct {
-	Prefixes []netip.Prefix `json:"prefixes"`
+// Settings are what holds for all pods; they replace those before.
+type Settings struct {
+	// Exceptions are prefixes that are never captured. Link-local always is one.
+	Exceptions []netip.Prefix `json:"prefixes"`
+	// Drain is how long an un-enrolled pod's live tunnels may last; 0: as the broker's own flag says; negative: not at all.
+	Drain time.Duration `json:"drain,omitempty"`
 }
 
 // Request is a question whose answer carries the same number.

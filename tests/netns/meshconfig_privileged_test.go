@@ -206,3 +206,27 @@ func TestMeshConfigDrain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestMeshConfigDrainOfAPod: likewise when a pod leaves the mesh, for agent, broker and ztunnel alike.
+func TestMeshConfigDrainOfAPod(t *testing.T) {
+	testutil.Privileged(t)
+	long := []string{"--drain", "60s"}
+	s := newSpine(t, Options{AgentFlags: long, BrokerFlags: long, ZtunnelFlags: long})
+	s.meshConfig("{drain: 2s}")
+	kept := openEcho(t, s.client, "tcp4", "far:80")
+	defer kept.Close()
+	for _, n := range s.Nodes() {
+		testutil.Eventually(t, told, "ztunnel of node "+n.Name+" has it", func() bool {
+			body, _, err := n.System.Ztunnel.Pod.Get("http://localhost:15000/config_dump")
+			return err == nil && containsAny(body, `"drain":"2s"`, `"drain": "2s"`)
+		})
+	}
+	began := time.Now()
+	s.Unenrol("app")
+	if err := ending(kept, 30*time.Second); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v, want a reset", err)
+	}
+	if took := time.Since(began); took < 2*time.Second || took > 20*time.Second {
+		t.Errorf("it was ended after %v, want about 2 s", took)
+	}
+}
