@@ -19,6 +19,10 @@ PROTOC_VERSION := 3.21.12
 export BPF2GO_CC ?= $(CLANG)
 export BPF2GO_CFLAGS ?= -O2 -g -Wall -Werror -I/usr/include/$(shell uname -m)-linux-gnu -fdebug-prefix-map=$(CURDIR)=.
 
+# Experiments of the Go toolchain to build with. runtimesecret has the runtime zero what keys leave in memory
+# (docs/operations/certificates.md); everything is compiled once more for it.
+WARREN_GOEXPERIMENT ?=
+
 # How long make test gives each fuzz target.
 FUZZTIME ?= 2s
 
@@ -32,7 +36,7 @@ help: ## list the targets
 build: check-go ## compile every binary into build/bin (first time with cold caches: about three minutes on two cores)
 	@mkdir -p $(BIN)
 	@echo "build: $$(ls -d cmd/warren* 2>/dev/null | xargs -rn1 basename | tr '\n' ' ')shop warren-netns runtests (seconds; with cold caches about three minutes on two cores)"
-	@CGO_ENABLED=0 $(GO) build -v -o $(BIN)/ $$(ls -d ./cmd/warren* 2>/dev/null) ./deploy/samples/shop ./tests/netns/cmd/warren-netns ./tests/cmd/runtests 2>&1 | \
+	@$(if $(WARREN_GOEXPERIMENT),GOEXPERIMENT=$(WARREN_GOEXPERIMENT)) CGO_ENABLED=0 $(GO) build -v -o $(BIN)/ $$(ls -d ./cmd/warren* 2>/dev/null) ./deploy/samples/shop ./tests/netns/cmd/warren-netns ./tests/cmd/runtests 2>&1 | \
 		awk -W interactive '/^[^ :#]+$$/ { if (++n % 100 == 0) print "build: " n " packages"; fflush(); next } { print; fflush() }'
 
 .PHONY: check-go
@@ -79,6 +83,10 @@ test-race: build ## run the unprivileged tests under the race detector, about th
 fuzz: build ## run each fuzz target for FUZZTIME (2s)
 	@echo "fuzz: about a minute"
 	@$(RUNTESTS) -only-fuzz -fuzz $(FUZZTIME)
+
+.PHONY: test-keys
+test-keys: check-go ## look for erased keys in a process built with WARREN_GOEXPERIMENT=runtimesecret (minutes the first time: it compiles everything once more)
+	@GOEXPERIMENT=runtimesecret CGO_ENABLED=0 $(GO) test -count=1 -run 'TestKeysLeaveTheProcess|TestErasedKey' ./ztunnel/identity
 
 demo: build ## two nodes, a sample application, traffic, and a report of what happened; stays up
 	@$(SUDO) $(BIN)/warren-netns demo -command '$(strip $(SUDO) $(BIN)/warren-netns)' -down 'make demo-down'

@@ -270,6 +270,9 @@ func TestRootsChangeStepByStep(t *testing.T) {
 	if got := o.issueVerified(t); got.Chain[1] != next.pem() {
 		t.Error("not signed by the new one")
 	}
+	if !strings.HasPrefix(string(o.Trust().Roots), next.pem()) {
+		t.Error("the root that signs is not the bundle's first: nodes do not move to it")
+	}
 	if now, err := own.get(nil); err != nil || now == served {
 		t.Errorf("control shows a certificate of the old root on (%v)", err)
 	}

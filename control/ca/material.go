@@ -73,7 +73,8 @@ func (a *Authority) read(f Files, now time.Time) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.roots = union(m.roots, more)
+	// The root that is signed under comes first: it is how nodes know to which their certificates are to move.
+	m.roots = union(union(m.path[len(m.path)-1:], m.roots), more)
 	if m.bundle = certsPEM(m.roots); len(m.bundle) > maxTrust {
 		return nil, fmt.Errorf("%s: %d roots are %d bytes together (at most %d)", f.Path(BundleFile), len(m.roots), len(m.bundle), maxTrust)
 	}

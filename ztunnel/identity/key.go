@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"math/big"
 	"sync"
 )
 
@@ -25,12 +26,24 @@ type key struct {
 
 var _ crypto.Signer = (*key)(nil)
 
-func newKey() (*key, error) {
-	p, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	return &key{priv: p, pub: p.Public()}, nil
+func newKey() (k *key, err error) {
+	wiped(func() {
+		var p *ecdsa.PrivateKey
+		if p, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return
+		}
+		// The standard library converts a key at its first signature and keeps that copy as long as the key: it has to
+		// be made in here. Later signatures leave nothing on the heap and need not pay for this.
+		if _, err = p.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
+			k = &key{priv: p, pub: publicCopy(&p.PublicKey)}
+		}
+	})
+	return k, err
+}
+
+// publicCopy is not part of the private key's memory: it outlives it.
+func publicCopy(p *ecdsa.PublicKey) crypto.PublicKey {
+	return &ecdsa.PublicKey{Curve: p.Curve, X: new(big.Int).Set(p.X), Y: new(big.Int).Set(p.Y)}
 }
 
 func (k *key) Public() crypto.PublicKey { return k.pub }
@@ -44,10 +57,11 @@ func (k *key) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	return k.priv.Sign(r, digest, opts)
 }
 
-// erase overwrites the secret scalar and drops the key, after signatures under way have ended. What Go does
-// not let us reach stays until the collector reuses its memory: the standard library's own converted copy of
-// the key (it is cached by the key's address and released with it), copies on goroutine stacks that grew
-// while signing, and the nonces of past signatures. Keys are never serialised here, so no encoding of them exists.
+// erase overwrites the secret scalar and drops the key, after signatures under way have ended. What Go does not let us
+// reach is the standard library's converted copy: the collector frees it with the key. Built with
+// GOEXPERIMENT=runtimesecret it is zeroed then (see wiped); without, it stays until that memory is used again, as do
+// copies on goroutines' stacks, in both, until they are overwritten. Keys are never serialised here, so no encoding of
+// them exists.
 func (k *key) erase() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
