@@ -50,7 +50,7 @@ var rules = []rule{
 	{
 		name:      "the data path knows no control plane",
 		packages:  []string{"ztunnel", "l7waypoint", "cmd/warren-ztunnel", "cmd/warren-waypoint"},
-		forbidden: []string{"agent", "control", "k8s.io", "sigs.k8s.io"},
+		forbidden: []string{"agent", "control", "api", "k8s.io", "sigs.k8s.io"},
 		deep:      true,
 		reason: "what parses strangers' bytes and holds keys must stay small, and must run where there is no Kubernetes; " +
 			"shared wire types lie in mesh/wds, mesh/zds and mesh/broker",
@@ -96,6 +96,13 @@ var rules = []rule{
 		allowed:   []string{"mesh", "mesh/reason", "github.com/benbjohnson/immutable", "golang.org/x/exp/constraints"}, // the last is the second's
 		deep:      true,
 		reason:    "every other package imports it: standard library and one persistent-map library only",
+	},
+	{
+		name:      "API types are types",
+		packages:  []string{"api"},
+		forbidden: []string{"!"},
+		allowed:   []string{"api", "k8s.io/apimachinery"},
+		reason:    "others' programs may import them; what they mean is said in mesh/kube",
 	},
 	{
 		name:      "the CNI plugin carries nothing along",
