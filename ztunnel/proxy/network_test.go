@@ -21,17 +21,23 @@ type network struct {
 	known     *sync.Cond
 	listeners map[netip.AddrPort]net.Listener
 	captured  map[netip.Addr]net.Listener // by pod address: its plaintext listener
-	legs      map[uint16]leg              // by the dialling socket's real port
+	legs      map[ports]leg
 	tunnels   []*inpod.Conn               // every connection dialled to port 15008
 	silent    map[netip.AddrPort]bool     // dials there get no answer
 	held      map[netip.AddrPort]*held
 }
 
+// ports are the real ones of a connection, of the dialling end and of the listener: the kernel gives one port to
+// connections to several listeners.
+type ports struct{ dialling, listening uint16 }
+
+func port(a net.Addr) uint16 { return a.(*net.TCPAddr).AddrPort().Port() }
+
 // leg is one connection as its accepting end sees it.
 type leg struct{ local, remote, original netip.AddrPort }
 
 func newNetwork() *network {
-	n := &network{listeners: map[netip.AddrPort]net.Listener{}, captured: map[netip.Addr]net.Listener{}, legs: map[uint16]leg{}, silent: map[netip.AddrPort]bool{},
+	n := &network{listeners: map[netip.AddrPort]net.Listener{}, captured: map[netip.Addr]net.Listener{}, legs: map[ports]leg{}, silent: map[netip.AddrPort]bool{},
 		held: map[netip.AddrPort]*held{}}
 	n.known = sync.NewCond(&n.mu)
 	return n
@@ -60,12 +66,12 @@ func (n *network) connect(ctx context.Context, l net.Listener, e leg) (*net.TCPC
 	if err != nil {
 		return nil, err
 	}
-	port := c.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+	at := ports{port(c.LocalAddr()), port(c.RemoteAddr())}
 	if e.remote.Port() == 0 {
-		e.remote = netip.AddrPortFrom(e.remote.Addr(), port)
+		e.remote = netip.AddrPortFrom(e.remote.Addr(), at.dialling)
 	}
 	n.mu.Lock()
-	n.legs[port] = e
+	n.legs[at] = e
 	n.known.Broadcast()
 	n.mu.Unlock()
 	return c.(*net.TCPConn), nil
@@ -73,11 +79,11 @@ func (n *network) connect(ctx context.Context, l net.Listener, e leg) (*net.TCPC
 
 // leg waits for what the dialling end noted.
 func (n *network) leg(c net.Conn) leg {
-	port := c.RemoteAddr().(*net.TCPAddr).AddrPort().Port()
+	at := ports{port(c.RemoteAddr()), port(c.LocalAddr())}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for {
-		if e, ok := n.legs[port]; ok {
+		if e, ok := n.legs[at]; ok {
 			return e
 		}
 		n.known.Wait()

@@ -43,7 +43,7 @@ type Identities interface {
 	TrustChanged() <-chan struct{}
 	StillServer(cs tls.ConnectionState, source mesh.Identity, expected []string) error
 	StillClient(cs tls.ConnectionState, own mesh.Identity) error
-	Mutual(ctx context.Context, client, server mesh.Identity, expected []string) error
+	Mutual(ctx context.Context, client, server mesh.Identity, expected []string) (still func() error, err error)
 }
 
 // Config of a Proxy. Store, Sockets, Identities and Metrics are required.

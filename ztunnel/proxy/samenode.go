@@ -37,7 +37,8 @@ func (p *Proxy) local(d route.Decision) *pod {
 func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod) error {
 	p, self, peer := c.proxy, c.pod.self(), there.self()
 	certified, cancel := context.WithTimeout(c.ctx, p.cfg.ConnectTimeout)
-	err := p.cfg.Identities.Mutual(certified, self, peer, d.Expected)
+	seen := p.trustChanges.Load()
+	still, err := p.cfg.Identities.Mutual(certified, self, peer, d.Expected)
 	cancel()
 	if err != nil {
 		return fail(identityReason(err), "prove %s and %s to each other: %w", self, peer, err)
@@ -49,6 +50,9 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 	defer p.witnesses.release(w)
 	stop := context.AfterFunc(w.standing, func() { c.cancel(context.Cause(w.standing)) })
 	defer stop()
+	if err := c.vouched(seen, still); err != nil {
+		return err
+	}
 	span := p.newTrace()
 	c.learn(func(f *facts) { f.dst, f.span = d.Target, span })
 	in, err := p.beginWith(c.moved, there.stayed(), there, metrics.Destination, facts{
@@ -59,7 +63,9 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 	if err == nil {
 		err = in.carryFrom(c, app, d.Authority, w)
 	}
-	stopIn()
+	if stopIn(); c.ctx.Err() != nil { // what ended the one ended the other: stopIn may have been faster
+		in.cancel(context.Cause(c.ctx))
+	}
 	err = in.cause(err)
 	in.finish(err)
 	if err != nil && !c.carries() { // as a tunnel's far end answers, which logs why

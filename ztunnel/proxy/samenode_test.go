@@ -145,6 +145,25 @@ func TestSameNodeNeedsCertificates(t *testing.T) {
 	})
 }
 
+// TestSameNodeTrustIsTakenBack: a connection that was proven by a root ends with it, like a tunnel.
+func TestSameNodeTrustIsTakenBack(t *testing.T) {
+	m := newMesh(t)
+	m.ca.ttl = 30 * time.Second
+	client := m.pod(m.near, "client", clientAddr)
+	m.pod(m.near, "web", serverAddr)
+	m.echo(serverPort)
+	old := live(t, client)
+	next := newAuthority(t)
+	m.trust(next, m.ca)
+	m.moved(next)
+	alive(t, old)
+	young := live(t, client)
+	m.trust(next)
+	wantReset(t, "client", old)
+	m.inside(reason.PolicyChanged, reason.PolicyChanged)
+	alive(t, young)
+}
+
 // TestSameNodeTLS: the operator may want TLS between pods of one node too. What lives goes on.
 func TestSameNodeTLS(t *testing.T) {
 	m, client, _ := neighbours(t)
@@ -180,11 +199,7 @@ func TestOnlyOwnPodsAreLocal(t *testing.T) {
 func TestWitnessElsewhere(t *testing.T) {
 	m, client, server := neighbours(t, func(c *Config) { c.claimWait, c.elsewhere = 50*time.Millisecond, 300*time.Millisecond })
 	m.echo(serverPort)
-	after := m.far.proxy // serves the same pod by the same listener
-	m.near.proxy.find(server.uid).mu.Lock()
-	old := m.near.proxy.find(server.uid).listeners[inpod.HBONE]
-	m.near.proxy.find(server.uid).mu.Unlock()
-	_ = old
+	after := m.far.proxy // serves the same pod, and is the one that accepts
 	tunnels := m.net.listen(t, netip.AddrPortFrom(server.addr, 15008))
 	after.listen(server.uid, inpod.HBONE, podListener{tunnels, m.net, false})
 	m.far.sockets.mu.Lock()
@@ -206,6 +221,7 @@ func TestWitnessElsewhere(t *testing.T) {
 	}
 	eventually(t, "another witness to be tried", func() bool {
 		roundTrip(t, client.dial(serverPort), "x")
+		time.Sleep(20 * time.Millisecond)
 		return len(m.dialled()) == 3
 	})
 }
@@ -477,5 +493,53 @@ func TestWitnessOutlivesWhoAskedFirst(t *testing.T) {
 	close(h.release)
 	if err := <-stood; err != nil {
 		t.Errorf("who waited got %v", err)
+	}
+}
+
+// TestClaimWaits: a witness may be accepted before its connect has returned, which tells its port. Who comes from
+// elsewhere need not wait.
+func TestClaimWaits(t *testing.T) {
+	ws := newWitnesses(nil)
+	to, from := netip.MustParseAddrPort(serverAddr+":15008"), netip.MustParseAddrPort(clientAddr+":40000")
+	w := &witness{pair: podPair{"uid-client", "uid-web", to}, from: []netip.Addr{from.Addr()}, connected: make(chan struct{}), claimed: make(chan struct{})}
+	ws.pairs[w.pair] = w
+	accepted := func(src netip.AddrPort) *inpod.Conn {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		conn, err := inpod.NewConn(c.(*net.TCPConn), false, to, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	if ws.claim(t.Context(), "uid-web", accepted(netip.MustParseAddrPort("10.1.0.9:40000"))) {
+		t.Error("a connection from elsewhere was taken for the witness")
+	}
+	taken := make(chan bool)
+	for _, src := range []netip.AddrPort{from, netip.AddrPortFrom(from.Addr(), 40001)} {
+		go func() { taken <- ws.claim(t.Context(), "uid-web", accepted(src)) }()
+	}
+	select {
+	case got := <-taken:
+		t.Fatalf("decided (%v) before the witness is known", got)
+	case <-time.After(20 * time.Millisecond):
+	}
+	ws.mu.Lock()
+	ws.ends[ends{from, to}] = w
+	close(w.connected)
+	ws.mu.Unlock()
+	if a, b := <-taken, <-taken; a == b {
+		t.Errorf("taken for the witness: %v and %v, want the one with its port", a, b)
+	}
+	if w.far.RemoteAddrPort() != from {
+		t.Errorf("the witness is %v, want %v", w.far.RemoteAddrPort(), from)
 	}
 }
