@@ -35,7 +35,8 @@ type BuildOptions struct {
 	Arch string
 	// Source is a directory in a checkout of Warren. Default: the working directory.
 	Source string
-	// Output is the archive to write. Default: warren-ARCH.tar in a directory below the user's cache.
+	// Output is the archive to write. Default: a file named by the image's content below the user's cache; such files are
+	// removed after a day.
 	Output string
 	// Progress gets a line for each step; nil is silence.
 	Progress io.Writer
@@ -77,6 +78,11 @@ func BuildImage(ctx context.Context, o BuildOptions) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("build image: %w", err)
 	}
+	if o.Output == "" {
+		if o.Output, err = cached(out); err != nil {
+			return Image{}, fmt.Errorf("build image %s: %w", out.Ref, err)
+		}
+	}
 	if out.Archive, err = archive(o.Output, out); err != nil {
 		return Image{}, fmt.Errorf("build image %s: %w", out.Ref, err)
 	}
@@ -94,14 +100,27 @@ func (o BuildOptions) withDefaults() (BuildOptions, error) {
 	if o.Ref == "" {
 		o.Ref = DefaultRepository
 	}
-	if o.Output == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return o, fmt.Errorf("place for the archive: %w (name one)", err)
-		}
-		o.Output = filepath.Join(cache, "warren-image", "warren-"+o.Arch+".tar")
-	}
 	return o, nil
+}
+
+// archiveKept is how long an archive stays in the cache.
+const archiveKept = 24 * time.Hour
+
+// cached is a file for the image's archive that no other image has: another process may build one meanwhile.
+func cached(i Image) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("place for the archive: %w (name one)", err)
+	}
+	dir := filepath.Join(cache, "warren-image")
+	old, err := filepath.Glob(filepath.Join(dir, "*.tar"))
+	for _, f := range old {
+		if st, serr := os.Stat(f); serr == nil && time.Since(st.ModTime()) > archiveKept {
+			err = errors.Join(err, os.Remove(f))
+		}
+	}
+	_, hex, _ := strings.Cut(i.Digest, ":")
+	return filepath.Join(dir, "warren-"+hex[:12]+".tar"), err
 }
 
 // epoch is the time of everything in the image.

@@ -28,6 +28,7 @@ prometheus.io/path: /metrics
 {{- define "warren.pull" -}}
 image: {{ required "image: Warren has no public image; build one with `make image` and name it" .Values.image | quote }}
 imagePullPolicy: {{ .Values.imagePullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
 {{/* The API server's token, for the one container that speaks to it. */}}
@@ -43,7 +44,7 @@ projected:
         items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]
 {{- end }}
 
-{{/* Nothing a container of ours needs none of. */}}
+{{/* Of a container without any privilege. */}}
 {{- define "warren.harmless" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
