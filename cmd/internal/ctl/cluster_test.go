@@ -228,7 +228,7 @@ func TestClusterStatusAndCheck(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"NODE PART VERSION STATE DETAIL", "a agent v7 ok", "b broker v7 ok", "b ztunnel v1 ok", "first certificate expires at", "a control v7 ok"} {
+	for _, want := range []string{"NODE PART VERSION STATE DETAIL", "a agent v7 ok", "b broker v7 ok", "b ztunnel v7 ok", "first certificate expires at", "a control v7 ok"} {
 		if !strings.Contains(flat, want) {
 			t.Errorf("status lacks %q:\n%s", want, out)
 		}

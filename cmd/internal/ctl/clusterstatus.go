@@ -3,7 +3,6 @@
 package ctl
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -62,9 +61,9 @@ func (s *Sources) nodeStatus(ctx context.Context, c *cluster.Cluster, node strin
 		p.Node = node
 		switch p.Part {
 		case "agent", "broker":
-			p.Version = cmp.Or(p.Version, version[cluster.NodePart])
-		case "ztunnel":
-			p.Version = cmp.Or(p.Version, version[cluster.ZtunnelPart])
+			p.Version = version[cluster.NodePart]
+		case "ztunnel": // the image's, which says more than what a program built from a checkout knows of itself
+			p.Version = version[cluster.ZtunnelPart]
 		}
 		out = append(out, p)
 	}
