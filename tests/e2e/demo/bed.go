@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,6 +50,7 @@ func newBed(ctx context.Context, api *cluster.API, capture func() *packets.Captu
 			b.nodes = append(b.nodes, n)
 		}
 	}
+	slices.SortFunc(b.nodes, func(x, y demo.Node) int { return strings.Compare(x.Name(), y.Name()) })
 	return b, nil
 }
 
