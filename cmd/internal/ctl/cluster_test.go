@@ -161,6 +161,7 @@ func (c *inCluster) shopPod(name, node, captured string, edits ...func(*corev1.P
 // The pod that is asked about says which node is asked; every node is, where each knows its own.
 func TestClusterAsksTheRightNode(t *testing.T) {
 	c := newCluster(t)
+	c.shopPod("another", "a", "true", func(p *corev1.Pod) { p.UID, p.Status.PodIPs = "uid-another", []corev1.PodIP{{IP: "10.1.0.9"}} })
 	c.shopPod("client", "b", "true")
 	for _, tt := range []struct {
 		args []string
