@@ -22,11 +22,16 @@ func TestMutual(t *testing.T) {
 	mutual := func(client, server mesh.Identity, expected ...string) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		return s.Mutual(ctx, client, server, expected)
+		_, err := s.Mutual(ctx, client, server, expected)
+		return err
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := s.Mutual(ctx, sa("client"), sa("server"), []string{sa("other").String(), sa("server").String()}); err != nil {
+	still, err := s.Mutual(ctx, sa("client"), sa("server"), []string{sa("other").String(), sa("server").String()})
+	if err == nil {
+		err = still()
+	}
+	if err != nil {
 		t.Fatalf("waiting for both certificates: %v", err)
 	}
 	foreign := sa("client")
@@ -56,6 +61,9 @@ func TestMutual(t *testing.T) {
 	if err := mutual(sa("client"), sa("server"), sa("server").String()); ReasonOf(err) != reason.TLSFailure {
 		t.Errorf("with other roots: got %v, want TLS_FAILURE", err)
 	}
+	if err := still(); ReasonOf(err) != reason.PolicyChanged {
+		t.Errorf("what was proven before, with other roots: got %v, want POLICY_CHANGED", err)
+	}
 	roots.current.Store(first)
 	if err := mutual(sa("client"), sa("server"), sa("server").String()); err != nil {
 		t.Errorf("with the first roots again: %v", err)
@@ -66,5 +74,8 @@ func TestMutual(t *testing.T) {
 	ck.advance(30 * time.Hour)
 	if err := mutual(sa("client"), sa("server"), sa("server").String()); ReasonOf(err) != reason.NoCertificate {
 		t.Errorf("with certificates that expired: got %v, want NO_CERTIFICATE", err)
+	}
+	if err := still(); err != nil {
+		t.Errorf("what was proven before they expired: %v, want it to live on", err)
 	}
 }
