@@ -181,12 +181,13 @@ func (w *world) pass(d time.Duration) {
 
 func (w *world) review(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.reviews++
-	if w.code != 0 {
+	code, status := w.code, w.status
+	w.mu.Unlock() // status may wait for somebody who looks at the clock
+	if code != 0 {
 		rw.Header().Set("Content-Type", "application/json")
-		rw.WriteHeader(w.code)
-		_ = json.NewEncoder(rw).Encode(map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": w.code, "reason": http.StatusText(w.code)})
+		rw.WriteHeader(code)
+		_ = json.NewEncoder(rw).Encode(map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": http.StatusText(code)})
 		return
 	}
 	body, err := io.ReadAll(r.Body)
@@ -200,7 +201,7 @@ func (w *world) review(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	review := o.(*authenticationv1.TokenReview)
-	review.Status = w.status(review.Spec.Token)
+	review.Status = status(review.Spec.Token)
 	review.APIVersion, review.Kind = "authentication.k8s.io/v1", "TokenReview"
 	u, err := runtime.DefaultUnstructuredConverter.ToUnstructured(review)
 	if err != nil {
