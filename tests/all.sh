@@ -26,6 +26,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 bash tests/envoy.sh || echo "no Envoy: its tests are skipped, and fail under CI" >&2
+bash tests/zipkin.sh || echo "no Zipkin: its test is skipped, and fails under CI" >&2
 go version
 
 # A step that fails is noted and the next one runs: one run tells everything. Without the binaries nothing can.
