@@ -68,8 +68,8 @@ verify-generated: ## check that generation reproduces the checked-in files byte 
 		[ -z "$$new" ] || { echo "generated but not checked in: $$new" >&2; exit 1; }
 	@echo "generate: $(words $(GENERATED)) files reproduced byte for byte"
 
-test: ## everything there is: generation, linters, race detector, every test as root, fuzzing (about ten minutes on two cores, five more with cold caches)
-	@echo "test: about ten minutes on two cores; five more the first time, to fetch and compile what Warren is built from"
+test: ## everything there is: generation, linters, race detector, every test as root, fuzzing, a real Kubernetes (about 20 minutes on two cores, half an hour more with cold caches)
+	@echo "test: about 20 minutes on two cores; half an hour more the first time, most of it to compile the Kubernetes of the tests"
 	@$(SUDO) env "PATH=$$PATH" bash tests/all.sh
 
 test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about six minutes
