@@ -125,7 +125,8 @@ func New(cfg Config) (*ZTunnel, error) {
 		Store: z.store, Sockets: cfg.Broker, Identities: z.ids, Metrics: z.metrics, AccessLog: cfg.AccessLog, Tracer: z.tracer, Log: cfg.Log,
 		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Drain: cfg.Drain,
 	})
-	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, MaxBackoff: agentBackoff, Log: cfg.Log})
+	discovery := metrics.NewDiscovery(z.registry)
+	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, MaxBackoff: agentBackoff, Log: cfg.Log, Heard: discovery.Heard, Lost: discovery.Lost})
 	z.zds = zds.NewClient(zds.ClientConfig{MaxBackoff: agentBackoff, Log: cfg.Log})
 	return z, nil
 }

@@ -41,6 +41,10 @@ type ClientConfig struct {
 	MaxBackoff time.Duration
 	// Log; nil discards.
 	Log *slog.Logger
+	// Heard is called for each response, with its type; Lost for each connection that ended or was not had, with the
+	// error and whether the server had said anything on it. Both may be nil.
+	Heard func(typeURL string)
+	Lost  func(heard bool, err error)
 	// Now is the clock for Workload.CapturedAt; nil means time.Now.
 	Now func() time.Time
 }
@@ -70,6 +74,12 @@ func NewClient(cfg ClientConfig) *Client {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Heard == nil {
+		cfg.Heard = func(string) {}
+	}
+	if cfg.Lost == nil {
+		cfg.Lost = func(bool, error) {}
 	}
 	c := &Client{
 		cfg: cfg, types: []string{TypeConfig, TypeAuthorization, TypeAddress},
@@ -106,6 +116,7 @@ func (c *Client) Run(ctx context.Context, dial Dialer, store *mesh.Store) error 
 		if heard {
 			failures = 0
 		}
+		c.cfg.Lost(heard, err)
 		wait := retry.Delay(failures, minBackoff, c.cfg.MaxBackoff)
 		c.cfg.Log.Warn("connection to workload discovery lost", "err", err, "retry", wait)
 		if err := retry.Wait(ctx, wait); err != nil {
@@ -147,6 +158,7 @@ func (c *Client) session(ctx context.Context, dial Dialer, store *mesh.Store) (h
 			return heard, fmt.Errorf("receive: %w", err)
 		}
 		heard = true
+		c.cfg.Heard(r.GetTypeUrl())
 		if c.observe != nil {
 			c.observe(r)
 		}

@@ -21,6 +21,8 @@ type Metrics struct {
 	reasons [2][reason.Max]atomic.Uint64
 	dryRun  atomic.Uint64
 	audit   atomic.Uint64
+	started atomic.Uint64 // pods
+	stopped atomic.Uint64
 	dropped func() uint64
 	usage   atomic.Pointer[use]
 }
@@ -87,6 +89,12 @@ func (m *Metrics) Matched(dryRun, audit int) {
 	m.audit.Add(uint64(audit))
 }
 
+// PodStarted counts a pod that is served from now on.
+func (m *Metrics) PodStarted() { m.started.Add(1) }
+
+// PodStopped counts a pod that is not served any more.
+func (m *Metrics) PodStopped() { m.stopped.Add(1) }
+
 // Reason is how many connections ended with this reason; for tests and the admin page.
 func (m *Metrics) Reason(r Reporter, why reason.Reason) uint64 {
 	return m.reasons[r.index()][why].Load()
@@ -126,6 +134,14 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if u := m.usage.Load(); u != nil {
 		pods := u.pods()
 		gauge(podsDesc, int64(len(pods)))
+		serving := int64(0)
+		for _, p := range pods {
+			if p.Serving {
+				serving++
+			}
+		}
+		gauge(activeDesc, serving)
+		gauge(pendingDesc, int64(len(pods))-serving)
 		collectPods(ch, pods)
 		gauge(limitDesc, int64(u.limits.Connections), "connections")
 		gauge(limitDesc, int64(u.limits.Handshakes), "handshakes")
@@ -142,6 +158,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(matchedDesc, m.dryRun.Load(), "dry_run")
 	counter(matchedDesc, m.audit.Load(), "audit")
+	counter(startedDesc, m.started.Load())
+	counter(stoppedDesc, m.stopped.Load())
 	counter(droppedDesc, m.dropped())
 	gauge(buildDesc, 1, "ztunnel", version())
 }

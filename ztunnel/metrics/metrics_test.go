@@ -3,6 +3,10 @@
 package metrics
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
 	"strings"
 	"testing"
 
@@ -77,6 +81,49 @@ func TestLabels(t *testing.T) {
 	for n, want := range map[string]string{"reporter": "destination", "source_principal": "unknown", "request_protocol": "tcp", "response_flags": "DENY", "connection_security_policy": "unknown"} {
 		if got[n] != want {
 			t.Errorf("%s: got %q, want %q", n, got[n], want)
+		}
+	}
+}
+
+// TestDiscovery has ambient's words for how a connection to workload discovery ended.
+func TestDiscovery(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	d := NewDiscovery(reg)
+	d.Heard("type.googleapis.com/istio.workload.Address")
+	d.Lost(false, io.EOF)
+	d.Lost(true, fmt.Errorf("receive: %w", io.EOF))
+	d.Lost(true, errors.New("reset"))
+	for reason, want := range map[string]float64{"ConnectionError": 1, "Complete": 1, "Error": 1} {
+		if n := testutil.ToFloat64(d.terminations.WithLabelValues(reason)); n != want {
+			t.Errorf("%s: %v, want %v", reason, n, want)
+		}
+	}
+	if n := testutil.ToFloat64(d.messages.WithLabelValues("type.googleapis.com/istio.workload.Address")); n != 1 {
+		t.Errorf("%v messages", n)
+	}
+}
+
+// TestPods: two pods of one name, one of them on its way out, are one series; a pod that only the broker named has none.
+func TestPods(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := New(Config{Registerer: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := mesh.Name{Namespace: "shop", Name: "web-0"}
+	m.Usage(func() []PodUse {
+		return []PodUse{{Name: web, Serving: true, Inbound: 2, Sent: 10, Refused: 1}, {Name: web, Inbound: 1, Sent: 5}, {Inbound: 7}}
+	}, Limits{Connections: 20})
+	for name, want := range map[string]map[string]float64{
+		"warren_pod_connections":               {"direction=inbound pod_name=web-0 pod_namespace=shop ": 3, "direction=outbound pod_name=web-0 pod_namespace=shop ": 0},
+		"warren_pod_bytes_total":               {"direction=sent pod_name=web-0 pod_namespace=shop ": 15, "direction=received pod_name=web-0 pod_namespace=shop ": 0},
+		"warren_pod_limit_refusals_total":      {"pod_name=web-0 pod_namespace=shop ": 1},
+		"warren_pod_limit":                     {"limit=connections ": 20, "limit=handshakes ": 0, "limit=buffered_bytes ": 0},
+		"workload_manager_active_proxy_count":  {"": 1},
+		"workload_manager_pending_proxy_count": {"": 2},
+	} {
+		if got := gather(t, reg, name); !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 // PodUse is what one pod takes of this ztunnel, and the limits it met.
 type PodUse struct {
 	Name mesh.Name
+	// Serving: announced, and its listeners are here.
+	Serving bool
 	// Outbound and Inbound connections that are open.
 	Outbound, Inbound int
 	// Tunnels that peers hold to it, Handshakes with peers under way, Buffered bytes waiting for slow applications.

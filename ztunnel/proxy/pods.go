@@ -181,6 +181,7 @@ func (p *Proxy) settle(leaving context.Context, pd *pod, why error) bool {
 	p.wantLocked(pd, mesh.Identity{})
 	if !known && p.pods[pd.uid] == pd {
 		delete(p.pods, pd.uid)
+		p.cfg.Metrics.PodStopped()
 	}
 	p.mu.Unlock()
 	p.pool.ClosePod(pd.uid)
@@ -213,6 +214,7 @@ func (p *Proxy) podLocked(uid string) *pod {
 			serving:    map[inpod.Kind]bool{}, conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
 		}
 		p.pods[uid] = pd
+		p.cfg.Metrics.PodStarted()
 	}
 	return pd
 }
