@@ -153,7 +153,7 @@ e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as r
 	@echo "e2e: about ten minutes on two cores; the first time Kubernetes is compiled, 15 to 20 minutes"
 	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/e2e -each ./... -- -count=1 -timeout 60m
 
-bench: build ## no mesh, HAProxy mTLS relays and Warren across nodes: the table, and build/bench.json (about three minutes)
+bench: build ## no mesh, HAProxy and Warren, across nodes and on one: the table, and build/bench.json (about five minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
 lint: ## gofmt, vet and staticcheck
