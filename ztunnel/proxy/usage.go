@@ -115,8 +115,7 @@ func (u *usage) note(now time.Time, who Talker, t Traffic) {
 	u.talker(slotOf(now), who).at(slotOf(now)).add(t)
 }
 
-// talker makes room for who at the cost of whoever had least to do with the pod: a peer with much traffic comes back
-// with much, and stays. What went before counts for the others.
+// talker finds or adds who.
 func (u *usage) talker(slot int64, who Talker) *recent {
 	if r := u.talkers[who]; r != nil {
 		return r
@@ -125,22 +124,31 @@ func (u *usage) talker(slot int64, who Talker) *recent {
 		u.talkers = map[Talker]*recent{others: {slot: slot}}
 	}
 	if len(u.talkers) > podTalkers {
-		least, had := others, Traffic{}
-		for t, r := range u.talkers {
-			if got := r.since(slot, slots-1); t != others && (least == others || got.less(had)) {
-				least, had = t, got
-			}
-		}
-		rest, gone := u.talkers[others], u.talkers[least]
-		rest.at(slot)
-		for i := range gone.past {
-			rest.past[i].add(gone.past[i])
-		}
-		delete(u.talkers, least)
+		u.makeRoom(slot)
 	}
 	r := &recent{slot: slot}
 	u.talkers[who] = r
 	return r
+}
+
+// makeRoom counts the half that had least to do with the pod as others: a peer with much traffic comes back with much,
+// and stays. Half of them at once, for to look through them all takes a while.
+func (u *usage) makeRoom(slot int64) {
+	var all []PeerTraffic
+	for t, r := range u.talkers {
+		if t != others {
+			all = append(all, PeerTraffic{t, r.since(slot, slots-1)})
+		}
+	}
+	slices.SortFunc(all, func(a, b PeerTraffic) int { return order(a.Traffic, b.Traffic) })
+	rest := u.talkers[others]
+	rest.at(slot)
+	for _, t := range all[podTalkers/2:] {
+		for i, past := range u.talkers[t.Talker].past {
+			rest.past[i].add(past)
+		}
+		delete(u.talkers, t.Talker)
+	}
 }
 
 // lately is the traffic by peer since window ago, most first, of those who had any.
