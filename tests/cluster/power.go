@@ -202,7 +202,10 @@ func (c *Cluster) Processes(ctx context.Context, namespace, pod string) ([]Proce
 	return all, nil
 }
 
-// ProcessesByUID is the same without the API server, and without names of containers.
+// ProcessesOn lists what runs in all pods of a node, without the API server, and without names of containers.
+func (c *Cluster) ProcessesOn(node string) ([]Process, error) { return c.ProcessesByUID(node, "*") }
+
+// ProcessesByUID lists what runs in a pod, likewise.
 func (c *Cluster) ProcessesByUID(node, uid string) ([]Process, error) {
 	m, _, err := c.find(node)
 	if err != nil {
