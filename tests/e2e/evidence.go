@@ -20,7 +20,7 @@ type Evidence struct {
 	t       testing.TB
 	mesh    *Mesh
 	node    string
-	logged  int // bytes of log before the moment
+	moment  time.Time
 	metrics string
 	kernel  map[string]uint64
 }
@@ -28,8 +28,8 @@ type Evidence struct {
 // Witness begins to look at a node.
 func (m *Mesh) Witness(t testing.TB, node string) *Evidence {
 	t.Helper()
-	e := &Evidence{t: t, mesh: m, node: node}
-	e.logged, e.metrics, e.kernel = len(e.ztunnel().Log()), e.ztunnel().Metrics(), e.counters()
+	e := &Evidence{t: t, mesh: m, node: node, moment: time.Now()}
+	e.metrics, e.kernel = e.ztunnel().Metrics(), e.counters()
 	return e
 }
 
@@ -57,11 +57,7 @@ func (e *Evidence) counters() map[string]uint64 {
 // Lines are the access log's lines since the moment in which all the parts stand, such as "src.workload=x".
 func (e *Evidence) Lines(parts ...string) []string {
 	e.t.Helper()
-	log := e.ztunnel().Log()
-	if e.logged > len(log) { // the node has forgotten an older pod's
-		e.logged = 0
-	}
-	return accessLines(log[e.logged:], parts...)
+	return accessLines(e.ztunnel().LogSince(e.moment), parts...)
 }
 
 func accessLines(log string, parts ...string) []string {

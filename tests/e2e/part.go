@@ -25,8 +25,8 @@ import (
 	"github.com/warren-mesh/warren/tests/cluster"
 )
 
-// Part is one of Warren's parts on a node, or control: the pods of it that there are. It holds no state: it may be asked
-// while pods are replaced, and without API server.
+// Part is one of Warren's parts on a node, or control: whatever pods of it there are at the moment. All but Pods works
+// without API server, too.
 type Part struct {
 	t    testing.TB
 	mesh *Mesh
@@ -70,7 +70,10 @@ func (p *Part) nodes() []string {
 
 // Log is what the part's container has written on the node: of all its pods and restarts that the node still knows, in
 // order of time. It is read from the node's disk.
-func (p *Part) Log() string {
+func (p *Part) Log() string { return p.LogSince(time.Time{}) }
+
+// LogSince is what was written after a moment.
+func (p *Part) LogSince(moment time.Time) string {
 	p.t.Helper()
 	var lines []string
 	for _, node := range p.nodes() {
@@ -85,20 +88,27 @@ func (p *Part) Log() string {
 		}
 		for _, f := range files {
 			b, _ := os.ReadFile(f)
-			for line := range strings.Lines(string(b)) {
-				lines = append(lines, line)
-			}
+			lines = append(lines, linesAfter(string(b), moment.UTC().Format(logTime))...)
 		}
 	}
-	slices.Sort(lines) // each begins with its time
+	slices.Sort(lines)
 	var out strings.Builder
 	for _, line := range lines {
-		// "2026-01-02T03:04:05.678901234Z stderr F what was written"
 		if f := strings.SplitN(line, " ", 4); len(f) == 4 {
 			out.WriteString(f[3])
 		}
 	}
 	return out.String()
+}
+
+// logTime is how containerd begins a line: "2026-01-02T03:04:05.678901234Z stderr F what was written".
+const logTime = "2006-01-02T15:04:05.000000000Z07:00"
+
+// linesAfter are the lines from a time on; they are in its order.
+func linesAfter(log, moment string) []string {
+	all := strings.SplitAfter(log, "\n")
+	first, _ := slices.BinarySearch(all, moment)
+	return all[first:]
 }
 
 // PIDs are the running processes whose program is the part's, oldest first: the supervisor and its child.
@@ -115,13 +125,13 @@ func (p *Part) PIDs() []int {
 func (p *Part) processes() []cluster.Process {
 	p.t.Helper()
 	var all []cluster.Process
-	for _, o := range p.Pods() {
-		list, err := p.mesh.ProcessesByUID(o.Spec.NodeName, string(o.UID))
+	for _, node := range p.nodes() {
+		list, err := p.mesh.ProcessesOn(node)
 		if err != nil {
 			p.t.Fatal(err)
 		}
 		for _, x := range list {
-			if strings.HasPrefix(x.Command, "/warren-"+p.main) {
+			if strings.HasPrefix(x.Command, "/warren-"+p.main+" ") {
 				all = append(all, x)
 			}
 		}

@@ -50,10 +50,12 @@ func (m *Mesh) nextChange(ctx context.Context, namespace, selector, since string
 	}
 }
 
-// Eventually tries until nothing is missing any more, every 20 ms, and fails the test after the deadline.
+// Eventually tries until nothing is missing any more, and fails the test after the deadline. Pauses grow from 10 to
+// 200 ms: what is looked at may be large, and others want the CPU.
 func Eventually(t testing.TB, within time.Duration, what string, try func() (missing string)) {
 	t.Helper()
-	for end := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+	pause := 10 * time.Millisecond
+	for end := time.Now().Add(within); ; time.Sleep(pause) {
 		missing := try()
 		if missing == "" {
 			return
@@ -61,5 +63,6 @@ func Eventually(t testing.TB, within time.Duration, what string, try func() (mis
 		if time.Now().After(end) {
 			t.Fatalf("%s: after %v: %s", what, within, missing)
 		}
+		pause = min(pause*3/2, 200*time.Millisecond)
 	}
 }
