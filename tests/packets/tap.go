@@ -23,10 +23,16 @@ func NewTap(f *os.File) (*Tap, error) {
 		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
 	}
 	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)})
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)})
+	}
+	if err == nil {
 		err = unix.SetNonblock(fd, false)
 	}
 	if err != nil {
-		return nil, errors.Join(os.NewSyscallError("setsockopt", err), f.Close())
+		return nil, errors.Join(os.NewSyscallError("set up packet socket", err), f.Close())
 	}
 	return &Tap{f}, nil
 }
