@@ -202,8 +202,9 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	if a.cfg.StateDir != "" {
 		g.Go(func() error { return a.cacheNamespaces(ctx) })
 	}
-	if a.cfg.Install.On() {
-		g.Go(func() error { return a.cfg.Install.Run(ctx) })
+	if install := a.cfg.Install; install.On() {
+		install.Newest = func() bool { return newest(a.cfg.RunDir, ls.cni.Addr().String()) }
+		g.Go(func() error { return install.Run(ctx) })
 	}
 	return g.Wait()
 }

@@ -23,7 +23,9 @@ type Installer struct {
 	ConfDir string // the runtime's network configurations, usually /etc/cni/net.d; "": off
 	Plugin  string // the binary to install
 	Entry   Entry
-	Log     *slog.Logger
+	// Newest says whether no newer agent runs on the node; nil: none ever does.
+	Newest func() bool
+	Log    *slog.Logger
 }
 
 const (
@@ -39,8 +41,8 @@ const (
 func (i Installer) On() bool { return i.BinDir != "" || i.ConfDir != "" }
 
 // Run installs the plugin, and again whenever it is missing, until ctx ends; then all stays: an agent that restarts
-// must not open a gap. What is there but different is replaced at the start only, so that two agents of different
-// releases that run side by side for a while don't undo each other's work.
+// must not open a gap. Of two agents of different releases that run side by side for a while both put in what is missing,
+// and only the newest replaces what is there but different: whatever the other one did, the newest's stays.
 func (i Installer) Run(ctx context.Context) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -50,7 +52,8 @@ func (i Installer) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var p pace
-	for last, first, soon := "", true, false; ; {
+	var binary fs.FileInfo // as it was last found right
+	for last, soon := "", false; ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -66,11 +69,15 @@ func (i Installer) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		err := errors.Join(watch(w, i.BinDir), watch(w, i.ConfDir))
-		changed, ierr := i.ensure(first)
-		err = errors.Join(err, ierr)
+		newest := i.Newest == nil || i.Newest()
+		now := i.binary()
+		changed, ierr := i.ensure(newest && !unchanged(binary, now), newest)
+		if err = errors.Join(err, ierr); err == nil && newest {
+			binary = i.binary()
+		}
 		switch {
 		case err == nil:
-			first, last = false, ""
+			last = ""
 		case err.Error() != last:
 			last = err.Error()
 			i.Log.Error("CNI plugin is not installed: new pods are captured only once the agent sees them run", "err", err)
@@ -122,14 +129,29 @@ func watch(w *fsnotify.Watcher, dir string) error {
 
 // Install installs the plugin once.
 func (i Installer) Install() error {
-	_, err := i.ensure(true)
+	_, err := i.ensure(true, true)
 	return err
 }
 
-// ensure installs what is missing, the binary before the entry that names it, and reports whether anything was.
-func (i Installer) ensure(replace bool) (changed bool, err error) {
+// binary is what lies where the plugin's belongs; nil: nothing.
+func (i Installer) binary() fs.FileInfo {
+	st, err := os.Stat(filepath.Join(i.BinDir, cni.PluginName))
+	if err != nil {
+		return nil
+	}
+	return st
+}
+
+// unchanged spares reading a file again.
+func unchanged(before, now fs.FileInfo) bool {
+	return before != nil && now != nil && os.SameFile(before, now) && before.Size() == now.Size() && before.ModTime().Equal(now.ModTime())
+}
+
+// ensure installs what is missing, the binary before the entry that names it, and reports whether anything was. What is
+// different is replaced, each of the two if it is said so.
+func (i Installer) ensure(replaceBinary, replace bool) (changed bool, err error) {
 	if i.BinDir != "" {
-		if changed, err = i.ensureBinary(replace); err != nil {
+		if changed, err = i.ensureBinary(replaceBinary); err != nil {
 			return changed, fmt.Errorf("install CNI plugin: %w", err)
 		}
 	}
@@ -145,7 +167,7 @@ func (i Installer) ensure(replace bool) (changed bool, err error) {
 
 func (i Installer) ensureBinary(replace bool) (bool, error) {
 	path := filepath.Join(i.BinDir, cni.PluginName)
-	if st, err := os.Stat(path); err == nil && !replace && st.Mode().IsRegular() && st.Size() > 0 {
+	if st := i.binary(); st != nil && !replace && st.Mode().IsRegular() && st.Size() > 0 {
 		return false, nil
 	}
 	want, err := os.ReadFile(i.Plugin)

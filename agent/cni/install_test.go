@@ -146,7 +146,7 @@ func TestInstallUpdatesBinaryAndEntry(t *testing.T) {
 	r.install()
 	r.write(r.Plugin, "binary 2")
 	r.Entry.Deadline = 2 * time.Second
-	if _, err := r.ensure(false); err != nil { // an agent beside another: it repairs, and does not replace
+	if _, err := r.ensure(false, false); err != nil { // an agent beside another: it repairs, and does not replace
 		t.Fatal(err)
 	}
 	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" || strings.Contains(r.read(r.conf("10-flannel.conflist")), "2s") {
@@ -382,5 +382,52 @@ func TestRunKeepsItInstalled(t *testing.T) {
 	}
 	if slices.Contains(strings.Fields(r.files()), ownList) {
 		t.Error("a list of our own beside a list")
+	}
+}
+
+// TestNewestAgentStays: an agent that is about to end puts its own entry and binary back, when somebody has taken them
+// away, before the newer one does.
+func TestNewestAgentStays(t *testing.T) {
+	r := newRig(t)
+	old := r.Installer
+	old.Newest = func() bool { return false }
+	r.write(r.conf("10-flannel.conflist"), flannel)
+	if err := old.Install(); err != nil {
+		t.Fatal(err)
+	}
+	r.Plugin = filepath.Join(filepath.Dir(r.Plugin), "newer")
+	r.write(r.Plugin, "binary 2")
+	r.Entry.Deadline = 2 * time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, i := range []Installer{old, r.Installer} {
+		wg.Go(func() {
+			if err := i.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	binary := filepath.Join(r.BinDir, "warren-cni")
+	newest := func() bool {
+		b, _ := os.ReadFile(binary)
+		return string(b) == "binary 2" && strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`)
+	}
+	testutil.Eventually(t, 4*time.Second, "the newest agent's replaces the old one's", newest)
+	if err := old.Install(); err != nil { // as if it had been the first to see that they are gone
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, 4*time.Second, "and does so again", newest)
+	st, err := os.Stat(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(r.conf("note"), "") // both look
+	if _, err := old.ensure(false, false); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.Stat(binary); err != nil || !os.SameFile(st, now) || !newest() {
+		t.Error("replaced by itself or by the old one")
 	}
 }
