@@ -159,8 +159,10 @@ func (b *busy) checkWire(t *testing.T, wire *packets.Capture) {
 	if err := wire.Err(); err != nil {
 		t.Error(err)
 	}
-	if found := wire.Contains([]byte(b.marker)); len(found) > 0 {
-		t.Errorf("plaintext on the wire: %v", found)
+	for _, f := range wire.Contains([]byte(b.marker)) {
+		if !f.Source.Addr().IsLoopback() { // that machine's own etcd, in which pods' arguments are
+			t.Errorf("plaintext on the wire: %v", f)
+		}
 	}
 	tunnels := 0
 	for _, pair := range [][2]netip.Addr{{b.client.IPv4, b.far.IPv4}, {b.client.IPv6, b.far.IPv6}} {
