@@ -77,6 +77,28 @@ func (d *Datapath) attachHook(h hook, dir string, prog *ebpf.Program) (link.Link
 	return l, nil
 }
 
+// SetProbeCgroup notes the connections of this cgroup as the kubelet's from now on, and no other's; "" of none. A cgroup that
+// was removed and made again at the same path is a new one.
+func (d *Datapath) SetProbeCgroup(cgroup string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h := hooks[slices.IndexFunc(hooks, func(h hook) bool { return h.probe })]
+	if l := d.links[h.name]; l != nil {
+		l.Close() // its pin stays, and says where it is
+		delete(d.links, h.name)
+	}
+	d.cfg.ProbeCgroup = cgroup
+	l, err := d.attachHook(h, d.dir, d.progs[h.program])
+	if err != nil {
+		d.cfg.ProbeCgroup = ""
+		return err
+	}
+	if l != nil {
+		d.links[h.name] = l
+	}
+	return nil
+}
+
 // attachedTo says whether a cgroup link is at the cgroup. A cgroup's id is its inode; a link whose cgroup was
 // removed, or that was detached, reports 0.
 func attachedTo(l link.Link, cgroup string) (bool, error) {

@@ -3,7 +3,9 @@
 package bpf
 
 import (
+	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -72,4 +74,43 @@ func TestKubeletProbes(t *testing.T) {
 	if n.d.links["probe"] != nil || pinned(n.d.linkPin(n.d.dir, hook{name: "probe"})) {
 		t.Error("the probe hook is still attached")
 	}
+}
+
+// TestKubeletMoves: probes are what comes from where the kubelet is now, also when that is a new cgroup at the old path.
+func TestKubeletMoves(t *testing.T) {
+	n := newNode(t)
+	first, second := newCgroup(t), newCgroup(t)
+	must(t, n.d.Close())
+	cfg := n.config()
+	cfg.ProbeCgroup = first
+	n.d = must1(Load(cfg))(t)
+	p := n.newPod().capture()
+	app := p.listen("[::]:80")
+	host := &pod{t: t, node: n, ns: n.host}
+	connects := func(from string, to net.Listener) {
+		t.Helper()
+		enterCgroup(t, from)
+		must(t, dial(host.quickSocket(unix.AF_INET), at(p.ip4, 80), answerTime))
+		enterCgroup(t, n.cgroup)
+		accept(t, to)
+	}
+	connects(first, app)
+	must(t, n.d.SetProbeCgroup(second))
+	connects(second, app)
+	connects(first, p.plain)
+	must(t, os.Remove(second))
+	if len(n.d.Verify(nil)) == 0 {
+		t.Error("the hook's cgroup is gone, and nothing is said to be wrong")
+	}
+	must(t, os.Mkdir(second, 0o755))
+	connects(second, p.plain)
+	must(t, n.d.SetProbeCgroup(second))
+	connects(second, app)
+	if err := n.d.SetProbeCgroup(second + "/none"); err == nil {
+		t.Error("a cgroup that does not exist is no error")
+	}
+	if drift := n.d.Verify(nil); len(drift) > 0 {
+		t.Errorf("without a kubelet: %v", drift)
+	}
+	connects(second, p.plain)
 }

@@ -51,7 +51,7 @@ func TestPodCgroup(t *testing.T) {
 
 func TestProbeCgroupMustNotHoldThePods(t *testing.T) {
 	g := cgroups{root: "/cg", pods: "/cg/kubepods"}
-	for path, want := range map[string]string{"": "", "/cg/kubelet": "/cg/kubelet", "/system.slice/kubelet.service": "/cg/system.slice/kubelet.service"} {
+	for path, want := range map[string]string{"/cg/kubelet": "/cg/kubelet", "/system.slice/kubelet.service": "/cg/system.slice/kubelet.service"} {
 		if got, err := probeCgroup(path, g); err != nil || got != want {
 			t.Errorf("%q: %q, %v", path, got, err)
 		}

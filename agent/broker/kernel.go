@@ -3,10 +3,8 @@
 package broker
 
 import (
-	"fmt"
 	"net/netip"
-	"path/filepath"
-	"strings"
+	"time"
 
 	"github.com/warren-mesh/warren/bpf"
 	wire "github.com/warren-mesh/warren/mesh/broker"
@@ -14,46 +12,25 @@ import (
 )
 
 // kernel is the datapath of the real programs.
-type kernel struct{ *bpf.Datapath }
+type kernel struct {
+	*bpf.Datapath
+	kubelet *kubelet
+}
 
 var _ datapath = kernel{}
 
 // loadDatapath attaches the programs at the pods' cgroup, or takes over those of an earlier process.
 func loadDatapath(cfg Config, groups cgroups) (datapath, error) {
-	kubelet := cfg.KubeletCgroup
-	if kubelet == KubeletAuto {
-		var err error
-		if kubelet, err = kubeletCgroup(cfg, groups); err != nil {
-			cfg.Log.Warn("kubelet's probes are connections like any other, which STRICT refuses: name its cgroup", "err", err)
-		}
+	k := newKubelet(cfg, groups)
+	if err := k.look(time.Now()); err != nil {
+		return nil, err
 	}
-	probe, err := probeCgroup(kubelet, groups)
+	d, err := bpf.Load(bpf.Config{BPFFS: cfg.BPFFS, Cgroup: groups.pods, ProbeCgroup: k.dir, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
-	if probe != "" {
-		cfg.Log.Info("connections of the kubelet to pods are probes", "cgroup", probe)
-	}
-	d, err := bpf.Load(bpf.Config{BPFFS: cfg.BPFFS, Cgroup: groups.pods, ProbeCgroup: probe, Log: cfg.Log})
-	if err != nil {
-		return nil, err
-	}
-	return kernel{d}, nil
-}
-
-// probeCgroup checks kubelet's cgroup. One that holds the pods too would make every pod's connection a probe.
-func probeCgroup(path string, groups cgroups) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	if !strings.HasPrefix(path, groups.root) {
-		path = filepath.Join(groups.root, path)
-	}
-	path = filepath.Clean(path)
-	if groups.pods == path || strings.HasPrefix(groups.pods, path+"/") {
-		return "", fmt.Errorf("use kubelet's cgroup %s: it contains the pods (%s); give kubelet a leaf cgroup of its own", path, groups.pods)
-	}
-	return path, nil
+	k.set = d.SetProbeCgroup
+	return kernel{d, k}, nil
 }
 
 func (p podKey) kernel() bpf.Pod {
@@ -104,6 +81,7 @@ func (k kernel) Reasons() (map[string]uint64, error) {
 }
 
 func (k kernel) Verify(want []uint64) []drift {
+	k.kubelet.follow(time.Now())
 	var out []drift
 	for _, d := range k.Datapath.Verify(want) {
 		out = append(out, drift{cookie: d.Cookie, text: d.String(), raw: d})

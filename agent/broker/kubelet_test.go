@@ -3,12 +3,14 @@
 package broker
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fakeNode is a procfs and a cgroup hierarchy of plain files.
@@ -49,7 +51,7 @@ func (n *fakeNode) process(pid int, cgroup, net string, args ...string) string {
 }
 
 func (n *fakeNode) find() (string, error) {
-	dir, err := findKubelet(n.proc, filepath.Join(n.proc, "host"), podsBelow(n.cgroup))
+	dir, _, err := findKubelet(n.proc, filepath.Join(n.proc, "host"), podsBelow(n.cgroup))
 	return strings.TrimPrefix(dir, n.cgroup+"/"), err
 }
 
@@ -81,19 +83,105 @@ func TestImpostorsOfTheKubelet(t *testing.T) {
 	}
 }
 
+// follower follows the node's kubelet; what the kernel is told to note is in noted.
+func (n *fakeNode) follower(cgroup string) (k *kubelet, noted func() string, log *strings.Builder) {
+	log = &strings.Builder{}
+	cfg := Config{Proc: n.proc, HostNetns: filepath.Join(n.proc, "host"), StateDir: n.t.TempDir(), KubeletCgroup: cgroup,
+		Log: slog.New(slog.NewTextHandler(log, nil))}
+	k = newKubelet(cfg, podsBelow(n.cgroup))
+	got := "nothing"
+	k.set = func(dir string) error { got = strings.TrimPrefix(dir, n.cgroup+"/"); return nil }
+	return k, func() string { defer func() { got = "nothing" }(); return got }, log
+}
+
+func TestKubeletIsFollowed(t *testing.T) {
+	const unit = "system.slice/kubelet.service"
+	now := time.Unix(1, 0)
+	n := newFakeNode(t)
+	k, noted, _ := n.follower(KubeletAuto)
+	step := func(what, want string) {
+		t.Helper()
+		now = now.Add(seekEvery)
+		if k.follow(now); noted() != want {
+			t.Errorf("%s: want the kernel to note %q; it is at %q", what, want, k.dir)
+		}
+	}
+	must(t, k.look(now))
+	if noted() != "nothing" || k.dir != "" {
+		t.Error("there is no kubelet yet, and one was found")
+	}
+	dir := n.process(9, unit, "host", "kubelet")
+	step("it comes", unit)
+	step("it is there", "nothing")
+	must(t, os.RemoveAll(dir))
+	must(t, os.WriteFile(filepath.Join(n.cgroup, unit, "cgroup.procs"), nil, 0o600))
+	step("it ended and its cgroup stays", "nothing")
+	// Files need not have new inodes when they are made again; another directory in its place has.
+	must(t, os.Rename(filepath.Join(n.cgroup, unit), filepath.Join(n.cgroup, "gone")))
+	step("its cgroup is gone", "")
+	n.process(10, unit, "host", "kubelet")
+	step("it is back, in a cgroup made anew", unit)
+	must(t, os.RemoveAll(filepath.Join(n.cgroup, unit)))
+	must(t, os.RemoveAll(filepath.Join(n.proc, "10")))
+	n.process(11, "kubelet.slice", "host", "kubelet")
+	step("it is back elsewhere", "kubelet.slice")
+}
+
 func TestKubeletThatIsAwayIsWhereItWas(t *testing.T) {
 	n := newFakeNode(t)
 	dir := n.process(9, "system.slice/kubelet.service", "host", "kubelet")
-	cfg := Config{Proc: n.proc, HostNetns: filepath.Join(n.proc, "host"), StateDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
-	first, err := kubeletCgroup(cfg, podsBelow(n.cgroup))
-	must(t, err)
+	k, _, _ := n.follower(KubeletAuto)
+	must(t, k.look(time.Now()))
 	must(t, os.RemoveAll(dir))
-	again, err := kubeletCgroup(cfg, podsBelow(n.cgroup))
-	if err != nil || again != first {
-		t.Errorf("with the kubelet away: %q, %v; want %q", again, err, first)
+	again := newKubelet(k.cfg, k.groups) // as a broker that starts
+	must(t, again.look(time.Now()))
+	if again.dir == "" || again.dir != k.dir {
+		t.Errorf("with the kubelet away: %q, want %q", again.dir, k.dir)
 	}
-	must(t, os.RemoveAll(first))
-	if again, err := kubeletCgroup(cfg, podsBelow(n.cgroup)); err == nil {
-		t.Errorf("a cgroup that is gone: %q", again)
+}
+
+func TestKubeletThatHoldsThePods(t *testing.T) {
+	n := newFakeNode(t)
+	n.process(9, ".", "host", "kubelet")
+	k, noted, log := n.follower(KubeletAuto)
+	must(t, k.look(time.Now())) // capture goes on
+	if noted() != "nothing" || k.dir != "" || !strings.Contains(log.String(), "contains the pods") {
+		t.Errorf("noted %q; log: %s", k.dir, log)
+	}
+	k, _, _ = n.follower("/")
+	if err := k.look(time.Now()); !errors.Is(err, errHoldsPods) {
+		t.Errorf("named by the user: %v", err)
+	}
+}
+
+func TestNamedKubeletCgroupThatIsAway(t *testing.T) {
+	n := newFakeNode(t)
+	k, noted, log := n.follower("k3s.service")
+	now := time.Now()
+	must(t, k.look(now))
+	if k.dir != "" || !strings.Contains(log.String(), "k3s.service: no such file") {
+		t.Errorf("noted %q; log: %s", k.dir, log)
+	}
+	must(t, os.Mkdir(filepath.Join(n.cgroup, "k3s.service"), 0o755))
+	if k.follow(now.Add(seekEvery)); noted() != "k3s.service" {
+		t.Errorf("it came, and is at %q", k.dir)
+	}
+}
+
+func TestWhoSharesTheKubeletsCgroup(t *testing.T) {
+	n := newFakeNode(t)
+	stat := func(dir, line string) { must(t, os.WriteFile(filepath.Join(dir, "stat"), []byte(line), 0o600)) }
+	stat(n.process(9, "kubelet.service", "host", "kubelet"), "9 (kubelet) S 1 9")
+	stat(n.process(12, "kubelet.service", "host", "mount.nfs"), "12 (mount.nfs) S 9 9")
+	k, _, log := n.follower(KubeletAuto)
+	must(t, k.look(time.Now()))
+	if strings.Contains(log.String(), "share") {
+		t.Errorf("the kubelet is alone with its child: %s", log)
+	}
+	stat(n.process(13, "kubelet.service", "host", "containerd"), "13 (a b) c) S 1 9")
+	k, _, log = n.follower(KubeletAuto)
+	must(t, k.look(time.Now()))
+	if !strings.Contains(log.String(), `processes="[a b) c]"`) {
+		t.Errorf("log: %s", log)
 	}
 }
