@@ -68,7 +68,8 @@ func socketIn(namespace string) (int, error) {
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 		return 0, os.NewSyscallError("setns", err)
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+	// Of no protocol yet: nothing comes before there is room for it.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return fd, os.NewSyscallError("socket", err)
 }
 
@@ -83,6 +84,10 @@ func New(f *os.File) (*Capture, error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
 		f.Close()
 		return nil, os.NewSyscallError("setsockopt PACKET_IGNORE_OUTGOING", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)}); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("bind", err)
 	}
 	c := &Capture{socket: f, done: make(chan struct{}), flows: map[Flow]*stream{}}
 	if err := unix.SetNonblock(fd, true); err != nil {
