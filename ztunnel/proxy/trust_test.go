@@ -18,13 +18,25 @@ import (
 // trust has every node trust these authorities, the first being the one that signs, at once.
 func (m *testMesh) trust(signer *authority, others ...*authority) {
 	m.t.Helper()
+	m.trustAt([]*node{m.near, m.far}, signer, others...)
+}
+
+// trustAt has only some nodes hear of it; the others stay with what all trusted until now.
+func (m *testMesh) trustAt(nodes []*node, signer *authority, others ...*authority) {
+	m.t.Helper()
+	was := m.ca.bundle()
+	for _, n := range []*node{m.near, m.far} {
+		if !slices.Contains(nodes, n) {
+			n.trusts.Store(&was)
+		}
+	}
 	all := signer.pem
 	for _, o := range others {
 		all = append(all[:len(all):len(all)], o.pem...)
 	}
 	m.ca.roots.Store(&all)
 	m.ca.next.Store(signer)
-	for _, n := range []*node{m.near, m.far} {
+	for _, n := range nodes {
 		if err := n.roots.Refresh(m.t.Context()); err != nil {
 			m.t.Fatal(err)
 		}
@@ -89,6 +101,30 @@ func TestIdleTunnelsAreJudgedToo(t *testing.T) {
 	eventually(t, "the tunnel ends", func() bool { return m.near.proxy.pool.Connections() == 0 })
 	m.moved(next)
 	roundTrip(t, client.dial(serverPort), "x")
+}
+
+// The client's node judges by itself, whatever the server's has heard.
+func TestTheClientsNodeJudgesAlone(t *testing.T) {
+	t.Run("what its root proved ends", func(t *testing.T) {
+		m, client, _ := pair(t)
+		m.echo(serverPort)
+		c := live(t, client)
+		m.trustAt([]*node{m.near}, newAuthority(t))
+		wantReset(t, "client", c)
+		m.near.logged(map[string]any{"reason": "POLICY_CHANGED", "direction": "outbound"})
+		if n := m.near.proxy.pool.Connections(); n != 0 {
+			t.Errorf("%d tunnels are left in the pool", n)
+		}
+	})
+	t.Run("what was made with a certificate of the old root takes nothing new", func(t *testing.T) {
+		m, client := shortLived(t)
+		c := live(t, client)
+		next := newAuthority(t)
+		m.trust(m.ca, next)
+		m.trustAt([]*node{m.near}, next, m.ca)
+		eventually(t, "the tunnel leaves the pool", func() bool { return m.near.proxy.pool.Connections() == 0 })
+		alive(t, c)
+	})
 }
 
 // An alias that is taken back ends the tunnels of peers that have it.

@@ -11,6 +11,7 @@
 - --log-level={{ .Values.logLevel }}
 - --file=token=/var/run/secrets/warren/token
 - --file=roots=/var/run/secrets/warren-root/root-cert.pem
+- --file=crl=/var/run/secrets/warren-root/ca-crl.pem
 {{- end }}
 
 {{- define "warren.brokerPrivileges" -}}
