@@ -104,11 +104,9 @@ func (p *Part) LogSince(moment time.Time) string {
 // logTime is how containerd begins a line: "2026-01-02T03:04:05.678901234Z stderr F what was written".
 const logTime = "2006-01-02T15:04:05.000000000Z07:00"
 
-// linesAfter are the lines from a time on; they are in its order.
+// linesAfter are the lines from a time on. Those of standard output and standard error are not always in order.
 func linesAfter(log, moment string) []string {
-	all := strings.SplitAfter(log, "\n")
-	first, _ := slices.BinarySearch(all, moment)
-	return all[first:]
+	return slices.DeleteFunc(strings.SplitAfter(log, "\n"), func(line string) bool { return line < moment })
 }
 
 // PIDs are the running processes whose program is the part's, oldest first: the supervisor and its child.
