@@ -50,11 +50,18 @@ func (m *Mesh) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp("", "warren-e2e-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	var image install.Image
 	var wg sync.WaitGroup
 	var buildErr, appErr error
-	wg.Go(func() { image, buildErr = install.BuildImage(ctx, install.BuildOptions{Progress: os.Stderr}) })
-	wg.Go(func() { m.App, appErr = m.loadApp(ctx, have.Data["app"]) })
+	wg.Go(func() {
+		image, buildErr = install.BuildImage(ctx, install.BuildOptions{Output: filepath.Join(dir, "warren.tar"), Progress: os.Stderr})
+	})
+	wg.Go(func() { m.App, appErr = m.loadApp(ctx, dir, have.Data["app"]) })
 	wg.Wait()
 	if err := errors.Join(buildErr, appErr); err != nil {
 		return err
@@ -92,13 +99,8 @@ func (m *Mesh) install(ctx context.Context, image install.Image) error {
 	return nil
 }
 
-// loadApp builds the test application and loads its image; its name is made of its content.
-func (m *Mesh) loadApp(ctx context.Context, have string) (ref string, err error) {
-	dir, err := os.MkdirTemp("", "warren-testapp-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
+// loadApp builds the test application in dir and loads its image; its name is made of its content.
+func (m *Mesh) loadApp(ctx context.Context, dir, have string) (ref string, err error) {
 	binary := filepath.Join(dir, "testapp")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, "./testapp")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
