@@ -22,8 +22,8 @@ type network struct {
 	listeners map[netip.AddrPort]net.Listener
 	captured  map[netip.Addr]net.Listener // by pod address: its plaintext listener
 	legs      map[ports]leg
-	tunnels   []*inpod.Conn               // every connection dialled to port 15008
-	silent    map[netip.AddrPort]bool     // dials there get no answer
+	tunnels   []*inpod.Conn           // every connection dialled to port 15008
+	silent    map[netip.AddrPort]bool // dials there get no answer
 	held      map[netip.AddrPort]*held
 }
 
