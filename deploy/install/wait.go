@@ -104,8 +104,12 @@ func trouble(pods []corev1.Pod) []string {
 	}
 	for _, p := range pods {
 		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			switch {
+			case c.Status == corev1.ConditionTrue:
+			case c.Type == corev1.PodScheduled:
 				add(p.Labels["app.kubernetes.io/name"] + " can't be scheduled: " + c.Message)
+			case c.Type == corev1.ContainersReady && p.DeletionTimestamp == nil:
+				add(fmt.Sprintf("%s on %s: %s", p.Name, p.Spec.NodeName, c.Message))
 			}
 		}
 		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
