@@ -70,6 +70,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := sweep(o.Name); err != nil {
 		return nil, err
 	}
+	if err := watchesLeft(); err != nil {
+		return nil, fmt.Errorf("start cluster: %w", err)
+	}
 	c, err := create(o, t, r)
 	if err != nil {
 		return nil, errors.Join(err, sweep(o.Name))

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/warren-mesh/warren/tests/cluster/machine"
 )
 
@@ -71,6 +73,22 @@ func Prerequisites() error {
 	}
 	if err := errors.Join(missing...); err != nil {
 		return fmt.Errorf("start cluster: this machine lacks something:\n%w", err)
+	}
+	return nil
+}
+
+// watches is how many inotify instances a cluster of two nodes takes: 31 were counted with Warren on it. A containerd that
+// gets none runs without its CRI, and its kubelet starts again and again.
+const watches = 40
+
+// watchesLeft fails if the kernel has fewer left for this user: several clusters share them.
+func watchesLeft() error {
+	for n := range watches {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("of inotify instances %d are left, a cluster takes %d: %w (end another cluster, or sysctl -w fs.inotify.max_user_instances=512)", n, watches, err)
+		}
+		defer unix.Close(fd)
 	}
 	return nil
 }
