@@ -71,6 +71,7 @@ func (c *Cluster) createNode(number int) (*node, error) {
 		"/etc/containerd/config.toml":         containerdConfig(c.tools.path("runc", "runc")),
 		"/etc/kubernetes/kubelet.yaml":        string(kubelet),
 		"/etc/kubernetes/resolv.conf":         "", // nothing outside the cluster can be resolved
+		staticPods + "/.empty":                "",
 		"/etc/machine-id":                     fmt.Sprintf("%032x\n", number),
 		"/var/lib/warren-testcluster/version": KubernetesVersion + "\n",
 	}
@@ -88,6 +89,9 @@ func (c *Cluster) createNode(number int) (*node, error) {
 	}
 	return &node{Machine: m, number: number}, nil
 }
+
+// staticPods is the directory whose pods the kubelet runs without being told by the API server.
+const staticPods = "/etc/kubernetes/manifests"
 
 func copyFile(from, to string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -172,6 +176,7 @@ func (c *Cluster) kubeletConfig(name string, number int) map[string]any {
 		"resolvConf":               "/etc/kubernetes/resolv.conf",
 		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
 		"cgroupDriver":             "cgroupfs", "cgroupRoot": "/", "failCgroupV1": false, "enforceNodeAllocatable": []string{},
+		"staticPodPath": staticPods, "fileCheckFrequency": "1s",
 		"failSwapOn": false, "makeIPTablesUtilChains": false, "nodeStatusUpdateFrequency": "5s",
 		"maxPods": 250, "serializeImagePulls": false, "registryPullQPS": 0,
 		// No image can be pulled again, and the disk is this machine's: nothing is removed or evicted for want of room.
