@@ -181,7 +181,7 @@ func (a *Agent) noObject(p cni.Pod) string {
 			return fmt.Sprintf("the Pod object of that name has uid %s, the runtime says %s (a static pod can't be in an enrolled namespace)", t.pod.UID, p.UID)
 		}
 	}
-	return "its Pod object has not reached the agent (does the API server answer it? see /debug/problems)"
+	return "its Pod object has not reached the agent (does the API server answer it? see /debug/objects)"
 }
 
 // find returns the pod that the runtime speaks of, nil while its object is not here.
