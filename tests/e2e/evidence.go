@@ -48,9 +48,12 @@ func (e *Evidence) counters() map[string]uint64 {
 	var stats struct {
 		Reasons map[string]uint64 `json:"reasons"`
 	}
-	if err := e.mesh.Agent(e.t, e.node).JSON("http://localhost:15000/debug/bpf", &stats); err != nil {
-		e.t.Fatalf("kernel counters of node %s: %v", e.node, err)
-	}
+	Eventually(e.t, told, "node "+e.node+": the kernel's counters", func() string {
+		if err := e.mesh.Agent(e.t, e.node).JSON("http://localhost:15000/debug/bpf", &stats); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return stats.Reasons
 }
 

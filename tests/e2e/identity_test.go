@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 )
 
@@ -43,4 +44,63 @@ func TestIdentities(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestPodsNeverShareATunnel counts TLS connections on the wire: pods of one service account have one each.
+func TestPodsNeverShareATunnel(t *testing.T) {
+	m := Shared(t)
+	nodes := m.Nodes()
+	ns := m.Namespace(t, "twins", Enrolled())
+	pods := ns.Deploy(App{Name: "twin", Node: nodes[0], Replicas: 2}, App{Name: "far", Node: nodes[1]})
+	twins, far := pods[:2], pods[2]
+	wire, e := m.Wire(t), m.Witness(t, far.Node)
+	target := "hold://" + far.Addr("tcp4", EchoPort).String()
+	var loads []*Load
+	for range 3 { // in turns, each held open: whoever comes later finds tunnels that could take it
+		for _, p := range twins {
+			loads = append(loads, p.Load("-every", "50ms", target))
+			Eventually(t, told, "one more connection lives", func() string {
+				if n := living(far); n < len(loads) {
+					return fmt.Sprintf("%d of %d", n, len(loads))
+				}
+				return ""
+			})
+		}
+	}
+	for _, l := range loads {
+		if a := l.Stop(); a.Failed > 0 {
+			t.Errorf("%+v", a)
+		}
+	}
+	wire.Stop()
+	for _, p := range twins {
+		tunnels := map[netip.AddrPort]bool{}
+		for _, f := range wire.Between(p.IPv4, far.IPv4) {
+			if f.Source.Addr() == p.IPv4 {
+				tunnels[f.Source] = true
+			}
+		}
+		if len(tunnels) != 1 {
+			t.Errorf("%s has the tunnels %v, want one of its own", p, tunnels)
+		}
+		for tunnel := range tunnels {
+			Eventually(t, told, "three connections by the tunnel from "+tunnel.String(), func() string {
+				lines := e.Lines("src.addr="+tunnel.String(), "src.workload="+p.Name, "src.identity="+p.Identity(), "reason=TUNNEL")
+				if len(lines) != 3 {
+					return fmt.Sprint(len(lines))
+				}
+				return ""
+			})
+		}
+	}
+}
+
+// living counts the connections to a pod's echo server that have not ended.
+func living(p *Pod) (n int) {
+	for _, h := range p.Heard() {
+		if h.Port == EchoPort && h.Line != "" && h.End == "" {
+			n++
+		}
+	}
+	return n
 }

@@ -107,23 +107,34 @@ func TestAuthorization(t *testing.T) {
 		})
 		policy(`{action: DENY, rules: [{from: [{source: {serviceAccounts: [other]}}]}]}`)
 		e.Ended("destination", "POLICY_CHANGED", "src.workload="+other.Name, "dst.workload="+server.Name, guard)
-		if l := held.Stop(); l.Lost != 1 || l.Errors[answer.Reset] != 1 {
+		if l := held.Wait(); l.Lost != 1 || l.Errors[answer.Reset] != 1 {
 			t.Errorf("the client saw %+v, want one reset", l)
 		}
 	})
 }
 
 // TestUnsureIsRefused holds what the mesh is not sure of for 5 s, unread, and then refuses it, each with its own word: an
-// address that nobody knows, and plaintext that claims to come from a captured pod.
+// address that nobody knows, a pod that is to be captured and can't be, and plaintext that claims to come from a captured
+// pod.
 func TestUnsureIsRefused(t *testing.T) {
 	m := Shared(t)
 	nodes := m.Nodes()
-	ns, out := m.Namespace(t, "unsure", Enrolled()), m.Namespace(t, "thieves")
-	thief := App{Name: "thief", Node: nodes[1]}
+	ns, out, late := m.Namespace(t, "unsure", Enrolled()), m.Namespace(t, "thieves"), m.Namespace(t, "late")
+	thief, holder := App{Name: "thief", Node: nodes[1]}, App{Name: "holder", Node: nodes[1], Serve: []string{"echo=:7000", "sink=:15008"}}
 	out.Create(thief)
+	late.Create(holder)
 	pods := ns.Deploy(App{Name: "victim", Node: nodes[0]}, App{Name: "client", Node: nodes[0]}, App{Name: "server", Node: nodes[1]})
 	victim, client, server := pods[0], pods[1], pods[2]
 	steal(t, out.Wait(thief)[0], victim)
+	// It was there before the mesh, and holds a port that ztunnel needs.
+	held := late.Wait(holder)[0]
+	late.Enrol(true)
+	Eventually(t, told, "the agent says that it can't capture "+held.String(), func() string {
+		if word := held.Captured(); word == "" || word == "true" {
+			return fmt.Sprintf("it says %q", word)
+		}
+		return ""
+	})
 	// The last address of the node's range: pods are given them from the first on.
 	ghost := map[string]netip.AddrPort{"tcp4": last(t, server.IPv4, 24), "tcp6": last(t, server.IPv6, 64)}
 
@@ -137,6 +148,16 @@ func TestUnsureIsRefused(t *testing.T) {
 			heldThenReset(t, a)
 			e.Ended("destination", "PLAINTEXT_FROM_MESH", "src.workload="+victim.Name, "dst.workload="+server.Name, "bytes_sent=0", "bytes_recv=0")
 			if h := server.In(t).HeardLine(line); h != nil {
+				t.Errorf("the application heard %+v", h)
+			}
+		})
+		t.Run("a pod that can't be captured "+network, func(t *testing.T) {
+			t.Parallel()
+			e := m.Witness(t, client.Node)
+			line := "not-captured-" + network
+			heldThenReset(t, client.In(t).Talk(network, held.Addr(network, EchoPort).String(), line, "-timeout", "20s"))
+			e.Ended("source", "DESTINATION_NOT_CAPTURED", "src.workload="+client.Name, "dst.workload="+held.Name, "bytes_sent=0", "bytes_recv=0")
+			if h := held.In(t).HeardLine(line); h != nil {
 				t.Errorf("the application heard %+v", h)
 			}
 		})

@@ -140,12 +140,19 @@ func (p *Pod) Load(args ...string) *Load {
 func (l *Load) Stop() answer.Load {
 	l.t.Helper()
 	_ = l.stdin.Close()
+	return l.Wait()
+}
+
+// Wait waits until the load ends by itself, as it does when all it held is lost.
+func (l *Load) Wait() answer.Load {
+	l.t.Helper()
 	var err error
 	select {
 	case err = <-l.done:
 	case <-time.After(30 * time.Second):
 		err = errors.New("it does not end")
 	}
+	_ = l.stdin.Close()
 	l.cancel()
 	var a answer.Load
 	if err == nil {

@@ -73,7 +73,7 @@ func noInput() bool {
 	return err == nil && s.Mode()&os.ModeCharDevice != 0
 }
 
-// run works off targets in turns until ctx ends.
+// run works off targets in turns until ctx ends, or nothing is left to do: all connections that were held are lost.
 func (l *loading) run(ctx context.Context, targets []*url.URL) {
 	turns := make(chan *url.URL)
 	var wg sync.WaitGroup
@@ -84,27 +84,25 @@ func (l *loading) run(ctx context.Context, targets []*url.URL) {
 			}
 		})
 	}
-	var held []*url.URL
+	var holds sync.WaitGroup
+	var asked []*url.URL
 	for _, u := range targets {
 		if u.Scheme == "hold" {
-			held = append(held, u)
+			holds.Go(func() { l.hold(ctx, u.Host) })
+		} else {
+			asked = append(asked, u)
 		}
 	}
-	for _, u := range held {
-		wg.Go(func() { l.hold(ctx, u.Host) })
+	if len(asked) > 0 {
+		l.pace(ctx, asked, turns)
 	}
-	targets = slices.DeleteFunc(slices.Clone(targets), func(u *url.URL) bool { return u.Scheme == "hold" })
-	l.pace(ctx, targets, turns)
+	holds.Wait()
 	close(turns)
 	wg.Wait()
 }
 
 // pace hands out turns. When all workers are busy, it is late, and doesn't catch up.
 func (l *loading) pace(ctx context.Context, targets []*url.URL, turns chan<- *url.URL) {
-	if len(targets) == 0 {
-		<-ctx.Done()
-		return
-	}
 	var tick <-chan time.Time
 	if l.every > 0 {
 		t := time.NewTicker(l.every)
