@@ -18,7 +18,8 @@
 //	    -retry D    until it succeeds, this long
 //	end [flags] ADDRESS [LINE]  connect, send the line if any, read to the end: answer.Talk; flags as talk's
 //	get [flags] URL             one request: the body, or an error and status 1; -network -timeout -h2c -insecure
-//	load [flags] TARGET...      requests until standard input or -for ends, or SIGTERM: answer.Load
+//	load [flags] TARGET...      requests until standard input or -for ends, or SIGTERM, or every target is a connection
+//	                            that was held and is lost: answer.Load
 //	    TARGET is http://..., echo://host:port (a conversation), or hold://host:port (a connection that stays and
 //	    is asked again and again); taken in turns
 //	    -every 10ms (0: as fast as it goes)  -workers 4  -for D  -network  -timeout 5s  -keep (HTTP connections)
