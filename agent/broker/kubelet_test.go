@@ -121,9 +121,13 @@ func TestKubeletIsFollowed(t *testing.T) {
 	step("its cgroup is gone", "")
 	n.process(10, unit, "host", "kubelet")
 	step("it is back, in a cgroup made anew", unit)
-	must(t, os.RemoveAll(filepath.Join(n.cgroup, unit)))
 	must(t, os.RemoveAll(filepath.Join(n.proc, "10")))
-	n.process(11, "kubelet.slice", "host", "kubelet")
+	must(t, os.Rename(filepath.Join(n.cgroup, unit), filepath.Join(n.cgroup, "gone too")))
+	n.process(11, unit, "host", "kubelet")
+	step("it was restarted between two looks", unit)
+	must(t, os.RemoveAll(filepath.Join(n.proc, "11")))
+	must(t, os.WriteFile(filepath.Join(n.cgroup, unit, "cgroup.procs"), nil, 0o600))
+	n.process(12, "kubelet.slice", "host", "kubelet")
 	step("it is back elsewhere", "kubelet.slice")
 }
 
