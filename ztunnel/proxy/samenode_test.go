@@ -496,6 +496,25 @@ func TestWitnessOutlivesWhoAskedFirst(t *testing.T) {
 	}
 }
 
+// TestWitnessOfAPodThatLeft: a pod's stay ends while a witness of it connects.
+func TestWitnessOfAPodThatLeft(t *testing.T) {
+	m, client, server := neighbours(t)
+	ws, to := m.near.proxy.witnesses, netip.AddrPortFrom(server.addr, 15008)
+	h := m.net.hold(to)
+	left := make(chan error)
+	go func() {
+		_, err := ws.hold(t.Context(), podPair{client.uid, server.uid, to}, client.workload.Addresses)
+		left <- err
+	}()
+	<-h.begun
+	ws.closePod(client.uid)
+	close(h.release)
+	if err := <-left; !errors.Is(err, errLeft) {
+		t.Errorf("got a witness, or %v, want that the pod left", err)
+	}
+	eventually(t, "its connection to be closed", func() bool { return m.dialled()[0].SetDeadline(time.Time{}) != nil })
+}
+
 // TestClaimWaits: a witness may be accepted before its connect has returned, which tells its port. Who comes from
 // elsewhere need not wait.
 func TestClaimWaits(t *testing.T) {

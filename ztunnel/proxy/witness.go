@@ -141,14 +141,20 @@ func (ws *witnesses) raise(w *witness) error {
 	defer cancel()
 	near, err := p.cfg.Sockets.Dial(ctx, w.pair.source, w.pair.to, netip.AddrPort{})
 	ws.mu.Lock()
+	dropped := context.Cause(w.standing)
 	if err == nil {
 		w.near = near
+	}
+	if err == nil && dropped == nil {
 		ws.ends[ends{near.LocalAddrPort(), w.pair.to}] = w
 	}
 	close(w.connected)
 	ws.mu.Unlock()
-	if err != nil {
+	switch {
+	case err != nil:
 		return dialError(err, true)
+	case dropped != nil: // by who found no connection to close yet
+		return dropped
 	}
 	if err := near.SetKeepAliveConfig(witnessAlive); err != nil {
 		return fail(reason.ConnectFailure, "watch the witness to %s: %w", w.pair.to, err)
