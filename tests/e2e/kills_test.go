@@ -153,8 +153,9 @@ func (b *busy) load(t *testing.T) busyLoad {
 
 func (l busyLoad) stop() (fresh, held answer.Load) { return l.fresh.Stop(), l.held.Stop() }
 
-// checkWire fails if anything readable went between the nodes, or anything but TLS on the HBONE port between the pods.
-func (b *busy) checkWire(t *testing.T, wire *packets.Capture) {
+// checkWire fails if anything readable went between the nodes, or anything but TLS on the HBONE port between the pods of
+// the client's node and the server, or what else has these addresses.
+func (b *busy) checkWire(t *testing.T, wire *packets.Capture, others ...netip.Addr) {
 	t.Helper()
 	if err := wire.Err(); err != nil {
 		t.Error(err)
@@ -165,7 +166,13 @@ func (b *busy) checkWire(t *testing.T, wire *packets.Capture) {
 		}
 	}
 	tunnels := 0
-	for _, pair := range [][2]netip.Addr{{b.client.IPv4, b.far.IPv4}, {b.client.IPv6, b.far.IPv6}} {
+	var pairs [][2]netip.Addr
+	for _, there := range append(others, b.far.IPv4, b.far.IPv6) {
+		for _, here := range []netip.Addr{b.client.IPv4, b.client.IPv6, b.near.IPv4, b.near.IPv6} {
+			pairs = append(pairs, [2]netip.Addr{here, there})
+		}
+	}
+	for _, pair := range pairs {
 		for _, f := range wire.Between(pair[0], pair[1]) {
 			if f.Source.Port() != hbonePort && f.Destination.Port() != hbonePort {
 				t.Errorf("a connection outside the tunnel: %s", f)
