@@ -138,6 +138,7 @@ func (e *exporter) once(ctx context.Context, batch []*Span) error {
 		e.count.failed(e.name)
 		return err
 	}
+	refused = min(max(refused, 0), len(batch)) // it may say anything, and a counter that is told to go back panics
 	e.count.dropped(e.name, "refused", refused)
 	e.count.sent(e.name, len(batch)-refused)
 	return nil

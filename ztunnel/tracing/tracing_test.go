@@ -72,6 +72,26 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// miscounting takes everything, and says that it refused this many.
+type miscounting int64
+
+func (m miscounting) send(context.Context, []*Span) (int, error) { return int(m), nil }
+func (miscounting) close()                                       {}
+
+// TestCollectorMiscounts: a collector may say anything of what it refused, and ends no ztunnel by it.
+func TestCollectorMiscounts(t *testing.T) {
+	for refused, want := range map[int64]float64{-1: 2, 1: 1, 3: 0, -1 << 63: 2, 1<<63 - 1: 0} {
+		c := newCounts(nil)
+		e := newExporter("otlp", miscounting(refused), c, nil)
+		if err := e.once(t.Context(), []*Span{sample(), sample()}); err != nil {
+			t.Error(err)
+		}
+		if got := testutil.ToFloat64(c.exported.WithLabelValues("otlp")); got != want {
+			t.Errorf("%d of 2 refused: %v count as taken, want %v", refused, got, want)
+		}
+	}
+}
+
 // TestSampling: the share of traces is the percentage, and both ends agree on each of them.
 func TestSampling(t *testing.T) {
 	for _, percent := range []float64{0, 0.1, 1, 25, 100} {
