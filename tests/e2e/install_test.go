@@ -91,36 +91,6 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestUpgradeKeepsConnections installs Warren over itself with other values, which replaces every pod of it.
-func TestUpgradeKeepsConnections(t *testing.T) {
-	m := Alone(t)
-	image := m.image(t)
-	ns := m.Namespace(t, "upgrade", Enrolled())
-	ns.Service(Service{Name: "server"})
-	pods := ns.Deploy(App{Name: "client", Node: m.Nodes()[0]}, App{Name: "server", Node: m.Nodes()[1]})
-	before := map[string]bool{}
-	for _, p := range m.warrenPods(t) {
-		before[p] = true
-	}
-	load := pods[0].Load("-every", "20ms", "echo://server:80")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	for _, values := range []map[string]any{{"logLevel": "debug"}, nil} {
-		if err := install.Install(ctx, install.Options{Config: m.Config(), Image: image, Values: values, Progress: os.Stderr}); err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range m.warrenPods(t) {
-			if before[p] {
-				t.Errorf("pod %s was not replaced", p)
-			}
-			before[p] = true
-		}
-	}
-	if a := load.Stop(); a.Failed > 0 || a.OK == 0 {
-		t.Errorf("new connections during the upgrades: %+v", a)
-	}
-}
-
 // image is what runs.
 func (m *Mesh) image(t *testing.T) string {
 	t.Helper()
@@ -129,19 +99,6 @@ func (m *Mesh) image(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return d.Spec.Template.Spec.Containers[0].Image
-}
-
-func (m *Mesh) warrenPods(t *testing.T) []string {
-	t.Helper()
-	var names []string
-	for _, part := range []*Part{{t, m, "", nodeName, ""}, {t, m, "", ztunnelName, ""}, {t, m, "", controlName, ""}} {
-		for _, p := range part.Pods() {
-			if p.DeletionTimestamp == nil {
-				names = append(names, p.Name)
-			}
-		}
-	}
-	return names
 }
 
 // said reports whether what the client tells the server can be read between the nodes. That it arrives is checked.
