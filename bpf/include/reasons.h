@@ -43,7 +43,7 @@ enum reason {
 	REASON_IDENTITY_MISMATCH = 37, /* the peer's certificate is for another identity */
 	REASON_NO_CERTIFICATE = 38, /* there is no valid certificate for the workload's own identity */
 	REASON_CONNECT_FAILURE = 39, /* TCP connect to the application or the peer failed */
-	REASON_NETWORK_POLICY = 40, /* connect to port 15008 timed out: maybe a NetworkPolicy blocks it */
+	REASON_NETWORK_POLICY = 40, /* port 15008 does not answer, or no longer does: maybe a NetworkPolicy blocks it */
 	REASON_PEER_REFUSED = 41, /* the far ztunnel answered CONNECT with an error */
 	REASON_STREAM_RESET = 42, /* the tunnel stream or the application's connection was reset */
 	REASON_TUNNEL_LOST = 43, /* the tunnel connection ended under a live stream */

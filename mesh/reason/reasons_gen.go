@@ -84,7 +84,7 @@ const (
 	NoCertificate Reason = 38
 	// ConnectFailure: TCP connect to the application or the peer failed.
 	ConnectFailure Reason = 39
-	// NetworkPolicy: connect to port 15008 timed out: maybe a NetworkPolicy blocks it.
+	// NetworkPolicy: port 15008 does not answer, or no longer does: maybe a NetworkPolicy blocks it.
 	NetworkPolicy Reason = 40
 	// PeerRefused: the far ztunnel answered CONNECT with an error.
 	PeerRefused Reason = 41
@@ -168,7 +168,7 @@ var table = [Max]entry{
 	IdentityMismatch:          {"IDENTITY_MISMATCH", Drop, "the peer's certificate is for another identity"},
 	NoCertificate:             {"NO_CERTIFICATE", Drop, "there is no valid certificate for the workload's own identity"},
 	ConnectFailure:            {"CONNECT_FAILURE", Drop, "TCP connect to the application or the peer failed"},
-	NetworkPolicy:             {"NETWORK_POLICY", Drop, "connect to port 15008 timed out: maybe a NetworkPolicy blocks it"},
+	NetworkPolicy:             {"NETWORK_POLICY", Drop, "port 15008 does not answer, or no longer does: maybe a NetworkPolicy blocks it"},
 	PeerRefused:               {"PEER_REFUSED", Drop, "the far ztunnel answered CONNECT with an error"},
 	StreamReset:               {"STREAM_RESET", Drop, "the tunnel stream or the application's connection was reset"},
 	TunnelLost:                {"TUNNEL_LOST", Drop, "the tunnel connection ended under a live stream"},

@@ -78,16 +78,15 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority string, w *witness) error {
 	// The network's word on who comes from where, as a tunnel's far end has it.
 	src, dst := w.far.RemoteAddrPort(), w.far.LocalAddrPort()
+	if own := app.RemoteAddrPort(); own.Addr() == src.Addr() {
+		src = own
+	}
 	id := client.pod.self()
 	in, _, err := c.admit(id, src, dst, authority)
 	if err != nil {
 		return err
 	}
-	shown := src
-	if own := app.RemoteAddrPort(); own.Addr() == src.Addr() {
-		shown = own
-	}
-	server, err := c.dialApplication(in.Target, shown)
+	server, err := c.dialApplication(in.Target, src)
 	if err != nil {
 		return err
 	}
