@@ -42,7 +42,7 @@ func (m *Mesh) load(ctx context.Context) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	if os.Getenv(keepVariable) == asIs && have.Data["warren"] != "" {
+	if os.Getenv(keepVariable) == asIs && have.Data["app"] != "" {
 		m.App = have.Data["app"]
 		return nil
 	}
@@ -66,21 +66,33 @@ func (m *Mesh) load(ctx context.Context) error {
 	if err := errors.Join(buildErr, appErr); err != nil {
 		return err
 	}
-	if image.Ref == have.Data["warren"] && chart == have.Data["chart"] {
-		if have.Data["app"] == m.App {
-			return nil
+	// The cluster's own word: the last run may have ended while Warren was removed.
+	if runs := m.runs(ctx); runs != image.Ref || chart != have.Data["chart"] {
+		if err := m.install(ctx, image); err != nil {
+			return err
 		}
-	} else if err := m.install(ctx, image); err != nil {
-		return err
+	} else if have.Data["app"] == m.App {
+		return nil
 	}
 	now := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: loaded},
-		Data: map[string]string{"warren": image.Ref, "chart": chart, "app": m.App}}
+		Data: map[string]string{"chart": chart, "app": m.App}}
 	if have.Name == "" {
 		_, err = configs.Create(ctx, now, metav1.CreateOptions{})
 	} else {
 		_, err = configs.Update(ctx, now, metav1.UpdateOptions{})
 	}
 	return err
+}
+
+// runs is the image of the Warren that is installed and whole; "" when none is.
+func (m *Mesh) runs(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	d, err := m.Client().AppsV1().DaemonSets(system).Get(ctx, ztunnelName, metav1.GetOptions{})
+	if err != nil || len(d.Spec.Template.Spec.Containers) == 0 || m.whole(ctx) != nil {
+		return ""
+	}
+	return d.Spec.Template.Spec.Containers[0].Image
 }
 
 // install loads Warren's image and installs it, or upgrades what is there.
