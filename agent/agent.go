@@ -188,6 +188,7 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	}
 	defer ls.Close()
 	a.ready.Done(taskListeners)
+	sweep(a.cfg.RunDir, a.cfg.Log)
 
 	settings := a.settings()
 	a.broker.Configure(settings)
