@@ -46,8 +46,8 @@ func (c *connection) carryOutbound(app *inpod.Conn) error {
 	})
 	switch d.Action {
 	case route.Tunnel:
-		if there := c.proxy.local(d); there != nil {
-			if err := c.carryInside(app, source, d, there); !errors.Is(err, errElsewhere) {
+		if there, stay := c.proxy.local(d); there != nil {
+			if err := c.carryInside(app, source, d, there, stay); !errors.Is(err, errElsewhere) {
 				return err
 			}
 		}

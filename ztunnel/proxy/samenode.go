@@ -14,27 +14,28 @@ import (
 )
 
 // local returns the pod here that d's connection need not leave this process for, nil where there is none. A name or
-// an address in the snapshot makes no pod local: ZDS and the broker must have given it to this process to serve.
-func (p *Proxy) local(d route.Decision) *pod {
+// an address in the snapshot makes no pod local: ZDS and the broker must have given it to this process to serve. stay is
+// the one that the pod was found in: what is carried to it ends with that, though another may have begun.
+func (p *Proxy) local(d route.Decision) (there *pod, stay life) {
 	if !d.InProcess(p.cfg.Store.Snapshot().Config()) || p.draining.Load() {
-		return nil
+		return nil, life{}
 	}
 	pd := p.find(d.Workload.PodUID)
 	if pd == nil {
-		return nil
+		return nil, life{}
 	}
 	pd.mu.Lock()
 	defer pd.mu.Unlock()
 	if !pd.known || pd.leaving != nil || !pd.serving[inpod.HBONE] {
-		return nil
+		return nil, life{}
 	}
-	return pd
+	return pd, pd.life
 }
 
 // carryInside carries the connection to a pod that this process serves too. What HBONE would prove is proven and what
 // its far end would judge is judged, by the same functions, but the bytes go from socket to socket. errElsewhere:
 // nothing was done, and only a tunnel can tell who is at the other end.
-func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod) error {
+func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod, stay life) error {
 	p, self, peer := c.proxy, c.pod.self(), there.self()
 	certified, cancel := context.WithTimeout(c.ctx, p.cfg.ConnectTimeout)
 	seen := p.trustChanges.Load()
@@ -55,7 +56,7 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 	}
 	span := p.newTrace()
 	c.learn(func(f *facts) { f.dst, f.span = d.Target, span })
-	in, err := p.beginWith(c.moved, there.stayed(), there, metrics.Destination, facts{
+	in, err := p.beginWith(c.moved, stay, there, metrics.Destination, facts{
 		direction: inbound, src: app.RemoteAddrPort(), dst: d.Target, sourceID: self, destinationID: peer, mutual: true,
 		reason: reason.SameNode, span: span.Child(), parent: span.Span,
 	}, tcpSide{app})
@@ -95,13 +96,6 @@ func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority st
 	c.established()
 	client.established()
 	return relay(tcpSide{app}, server, c.moved)
-}
-
-// stayed is the pod's present stay.
-func (pd *pod) stayed() life {
-	pd.mu.Lock()
-	defer pd.mu.Unlock()
-	return pd.life
 }
 
 // carries reports whether it was established.

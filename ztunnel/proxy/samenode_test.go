@@ -18,6 +18,7 @@ import (
 	"github.com/warren-mesh/warren/mesh/reason"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 	"github.com/warren-mesh/warren/ztunnel/metrics"
+	"github.com/warren-mesh/warren/ztunnel/route"
 )
 
 // neighbours are a client pod and a server pod on the near node.
@@ -330,6 +331,54 @@ func TestWitness(t *testing.T) {
 		roundTrip(t, c, "x")
 		m.near.logged(map[string]any{"direction": "inbound", "reason": "TLS_FAILURE"})
 	})
+}
+
+// TestSameNodeOfAnotherStay: a pod that left and came back while a connection to it waited is not the one it was for;
+// what is carried to a pod that is on no list any more, no policy would end.
+func TestSameNodeOfAnotherStay(t *testing.T) {
+	m, client, server := neighbours(t)
+	m.echo(serverPort)
+	p := m.near.proxy
+	d := route.Decide(m.store.Snapshot(), route.Query{SourcePod: client.uid, Source: client.workload, Destination: netip.MustParseAddrPort(serverPort), SameNode: "near"})
+	there, stay := p.local(d)
+	if there == nil {
+		t.Fatalf("%+v is not local", d)
+	}
+	p.Delete(server.uid)
+	p.settle(context.Background(), there, errLeft)
+	m.pod(m.near, "web", serverAddr)
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := inpod.NewConn(raw.(*net.TCPConn), true, netip.MustParseAddrPort(serverPort), netip.AddrPortFrom(client.addr, 40000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pd := p.find(client.uid)
+	c, err := p.begin(pd.life, pd, metrics.Source, facts{direction: outbound, src: app.RemoteAddrPort()}, tcpSide{app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.carryInside(app, client.workload, d, there, stay) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it was carried")
+		}
+		c.finish(err)
+	case <-time.After(5 * time.Second):
+		t.Error("it is carried, to a pod that nobody knows")
+		c.cancel(errLeft)
+		c.finish(<-ended)
+	}
 }
 
 func TestSameNodePodsGo(t *testing.T) {
