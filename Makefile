@@ -156,6 +156,10 @@ e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as r
 bench: build ## no mesh, HAProxy and Warren, across nodes and on one: the table, and build/bench.json (about five minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
+.PHONY: bench-cluster
+bench-cluster: check-go ## what Warren costs on a real two-node Kubernetes, as root: enrolment, memory, start of pods (about five minutes; the first time 15 to 20 more)
+	@cd tests/e2e && $(SUDO) env "PATH=$$PATH" $(GO) test -count=1 -timeout 60m -run '^$$' -bench Cluster -benchtime 1x .
+
 lint: ## gofmt, vet and staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'd: $$out" >&2; exit 1; }
 	@$(GO) vet ./...

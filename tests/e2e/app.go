@@ -29,8 +29,11 @@ const (
 // DefaultServe is what an App serves that says nothing about it; see testapp/doc.go for the protocols.
 var DefaultServe = []string{"echo=:7000", "first=:2525", "sink=:7001", "reset=:7002", "half=:7003", "http=:8080", "grpc=:9090", "tls=:8443"}
 
-// deployWithin is how long pods may take until they run, are ready and captured.
-const deployWithin = 90 * time.Second
+// deployWithin is how long pods may take until they run, are ready and captured; of many each a little more.
+const (
+	deployWithin = 90 * time.Second
+	deployEach   = 2 * time.Second
+)
 
 // App is a Deployment of the test application, with a ServiceAccount of its own.
 type App struct {
@@ -172,7 +175,7 @@ func (n *Namespace) wait(a App) ([]*Pod, error) {
 	if (n.enrolled && a.Enrol != "disabled" || a.Enrol == "enabled") && !a.Host && !a.Uncaught {
 		captured = "true"
 	}
-	ctx, cancel := context.WithTimeout(n.t.Context(), deployWithin)
+	ctx, cancel := context.WithTimeout(n.t.Context(), deployWithin+time.Duration(a.replicas())*deployEach)
 	defer cancel()
 	found, err := n.mesh.watchPods(ctx, n.Name, "app="+a.Name, func(all []corev1.Pod) string {
 		live := slices.DeleteFunc(slices.Clone(all), func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })

@@ -81,7 +81,7 @@ func Alone(t *testing.T) *Mesh {
 	return m
 }
 
-func get(t *testing.T) *Mesh {
+func get(t testing.TB) *Mesh {
 	t.Helper()
 	cluster.Privileged(t)
 	up.once.Do(func() {

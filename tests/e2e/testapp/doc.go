@@ -8,7 +8,8 @@
 //	    sink    reads to the end
 //	    reset   reads a line, then resets
 //	    half    says "bye", closes its half, then reads to the end
-//	    http    HTTP/1.1 and HTTP/2 without TLS: answer.HTTP; ?status=503, ?sleep=1s, ?bytes=1000000
+//	    http    HTTP/1.1 and HTTP/2 without TLS: answer.HTTP; ?status=503, ?sleep=1s, ?bytes=1000000,
+//	            ?host=a.b (421 for another)
 //	    tls     the same over TLS with a certificate of its own
 //	    grpc    grpc.health.v1.Health/Check: SERVING
 //	heard                       what came to the server in this pod: []answer.Heard

@@ -55,6 +55,10 @@ func (s *server) web(p webProtocol, l net.Listener) error {
 // tells says everything about the request.
 func (s *server) tells() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if host := r.FormValue("host"); host != "" && host != r.Host {
+			w.WriteHeader(http.StatusMisdirectedRequest)
+			return
+		}
 		if d, err := time.ParseDuration(r.FormValue("sleep")); err == nil {
 			time.Sleep(d)
 		}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// down takes the part's process away, and keeps its supervisor from starting another until up is called, or the test ends.
+func (p *Part) down() (up func()) {
+	p.t.Helper()
+	var supervisors []int
+	for _, x := range p.processes() {
+		if strings.Contains(x.Command, " supervise") {
+			supervisors = append(supervisors, x.PID)
+		}
+	}
+	children := p.children()
+	if len(supervisors) == 0 || len(children) == 0 {
+		p.t.Fatalf("%s on %s: supervisors %v, children %v", p.main, p.node, supervisors, children)
+	}
+	signal(p.t, syscall.SIGSTOP, supervisors)
+	up = sync.OnceFunc(func() { signal(p.t, syscall.SIGCONT, supervisors) })
+	p.t.Cleanup(up)
+	signal(p.t, syscall.SIGKILL, children)
+	return up
+}
+
+func signal(t testing.TB, s syscall.Signal, pids []int) {
+	t.Helper()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Errorf("kill -%d %d: %v", s, pid, err)
+		}
+	}
+}
+
+// startsWithin is how soon a pod that waited for the mesh starts when it is back: it waits all the time, or the kubelet's
+// pause between two tries (10 to 15 s) has just begun.
+const startsWithin = 25 * time.Second
+
+// TestPodStartWithoutMesh takes the agent of one node away and the broker of the other: pods of the mesh wait and say why, pods
+// outside start, and the former as soon as the mesh is back, captured from their first connection on.
+func TestPodStartWithoutMesh(t *testing.T) {
+	m := Alone(t)
+	n := m.Nodes()
+	ns, out := m.Namespace(t, "waiting", Enrolled()), m.Namespace(t, "outside")
+	server := ns.Deploy(App{Name: "server", Node: n[1]})[0]
+	parts := []*Part{m.Agent(t, n[0]), m.Broker(t, n[1])}
+	var ups []func()
+	var inside, outside []App
+	for _, p := range parts {
+		ups = append(ups, p.down())
+		inside = append(inside, App{Name: "in-" + p.node, Account: "in", Node: p.node, Args: []string{"talk", "-stay", "-timeout", "20s", server.Addr("tcp4", EchoPort).String(), "hello"}})
+		outside = append(outside, App{Name: "out-" + p.node, Account: "out", Node: p.node})
+	}
+	ns.Create(inside...)
+	began := time.Now()
+	out.Deploy(outside...)
+	t.Logf("pods outside the mesh were ready after %v", time.Since(began).Round(time.Millisecond))
+	for i, p := range parts {
+		message := ns.event(t, inside[i].Name, "FailedCreatePodSandBox", "warren: pod "+ns.Name+"/"+inside[i].Name)
+		t.Logf("without %s, after %v: %s", p.main, time.Since(began).Round(time.Second), message)
+		for _, word := range []string{"not started", "warren-" + p.main, "the kubelet tries again"} {
+			if !strings.Contains(message, word) {
+				t.Errorf("without %s the event says nothing of %q: %s", p.main, word, message)
+			}
+		}
+	}
+	for _, pod := range ns.Pods("") {
+		if pod.Account == "in" && pod.IPv4.IsValid() {
+			t.Errorf("%s runs", pod)
+		}
+	}
+	back := time.Now()
+	for _, up := range ups {
+		up()
+	}
+	for _, a := range inside {
+		pod := ns.Wait(a)[0]
+		t.Logf("%s runs %v after the mesh is back", pod, time.Since(back).Round(time.Millisecond))
+		checkFirstTalk(t, m, pod, server)
+	}
+	if took := time.Since(back); took > startsWithin {
+		t.Errorf("pods that waited started %v after the mesh was back, want %v", took, startsWithin)
+	}
+}
+
+// checkFirstTalk wants the pod's first connection to have gone through the mesh.
+func checkFirstTalk(t *testing.T, m *Mesh, pod, server *Pod) {
+	t.Helper()
+	a := pod.firstTalk()
+	if !a.OK() || a.Pod != server.Name {
+		t.Errorf("%s: %+v", pod, a)
+		return
+	}
+	client, destination := m.evidence(t, pod.Node), m.evidence(t, server.Node)
+	client.Line("src.addr="+a.Local, "src.workload="+pod.Name, "direction=outbound", "dst.identity="+server.Identity())
+	// The server's node may not know the pod by its address yet.
+	destination.Line("src.identity="+pod.Identity(), "dst.workload="+server.Name, "direction=inbound")
+}
+
+// evidence is all that the node's ztunnel has written.
+func (m *Mesh) evidence(t *testing.T, node string) *Evidence {
+	return &Evidence{t: t, mesh: m, node: node}
+}
+
+// TestPodStartWithSlowAPIServer lets the API server work for a tenth of the time only. Pods start later, and all captured.
+func TestPodStartWithSlowAPIServer(t *testing.T) {
+	const pods = 6
+	m := Alone(t)
+	ns := m.Namespace(t, "slow", Enrolled())
+	n := m.Nodes()
+	server := ns.Deploy(App{Name: "server", Node: n[1]})[0]
+	stop := m.stutter(t)
+	began := time.Now()
+	client := App{Name: "client", Node: n[0], Replicas: pods,
+		Args: []string{"talk", "-stay", "-timeout", "20s", server.Addr("tcp4", EchoPort).String(), "hello"}}
+	fresh := ns.Deploy(client)
+	t.Logf("%d pods ready after %v", pods, time.Since(began).Round(time.Millisecond))
+	stop()
+	for _, p := range fresh {
+		checkFirstTalk(t, m, p, server)
+	}
+}
+
+// stutter stops the API server's process for 450 ms of every 500.
+func (m *Mesh) stutter(t *testing.T) (stop func()) {
+	t.Helper()
+	pid := m.apiServer(t)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer syscall.Kill(pid, syscall.SIGCONT)
+		for s, during := syscall.SIGSTOP, 450*time.Millisecond; syscall.Kill(pid, s) == nil; {
+			select {
+			case <-done:
+				return
+			case <-time.After(during):
+			}
+			if s == syscall.SIGSTOP {
+				s, during = syscall.SIGCONT, 50*time.Millisecond
+			} else {
+				s, during = syscall.SIGSTOP, 450*time.Millisecond
+			}
+		}
+	}()
+	stop = sync.OnceFunc(func() { close(done); <-ended })
+	t.Cleanup(stop)
+	return stop
+}
+
+// apiServer is the process, as this machine counts.
+func (m *Mesh) apiServer(t *testing.T) int {
+	t.Helper()
+	machine, err := m.PID("control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", machine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range entries {
+		if link, err := os.Readlink("/proc/" + o.Name() + "/ns/pid"); err != nil || link != space {
+			continue
+		}
+		if b, _ := os.ReadFile("/proc/" + o.Name() + "/cmdline"); strings.Contains(string(b), "\x00kube-apiserver\x00") {
+			pid := 0
+			fmt.Sscan(o.Name(), &pid)
+			return pid
+		}
+	}
+	t.Fatal("no process of the API server")
+	return 0
+}
