@@ -39,6 +39,18 @@ func (c *Cluster) find(target string) (*machine.Machine, string, error) {
 	return nil, "", fmt.Errorf("find %s: the machines are %s, %s", target, c.control.Name, strings.Join(c.Nodes(), ", "))
 }
 
+// Signal sends a component ("control/etcd") a signal: SIGSTOP makes it hang until SIGCONT.
+func (c *Cluster) Signal(ctx context.Context, target string, sig syscall.Signal) error {
+	m, service, err := c.find(target)
+	if err == nil && service == "" {
+		err = fmt.Errorf("signal %s: want a component", target)
+	}
+	if err != nil {
+		return err
+	}
+	return m.Signal(ctx, service, sig)
+}
+
 // Kill kills a component ("n1/kubelet", "control/kube-apiserver") with SIGKILL, which starts again a second later, or
 // switches a whole machine ("n1") off, which stays off until Start.
 func (c *Cluster) Kill(ctx context.Context, target string) error {
