@@ -29,6 +29,7 @@ type Mesh struct {
 	*cluster.Cluster
 	App string // the test application's image
 
+	values map[string]any // of the chart, beside its own
 }
 
 // up is the one mesh of this process.
@@ -87,7 +88,7 @@ func get(t testing.TB) *Mesh {
 	up.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute) // the first time Kubernetes is compiled
 		defer cancel()
-		up.mesh, up.err = start(ctx)
+		up.mesh, up.err = start(ctx, clusterName(), nil)
 	})
 	if up.err != nil {
 		t.Fatalf("no mesh to test: %v", up.err)
@@ -95,17 +96,41 @@ func get(t testing.TB) *Mesh {
 	return up.mesh
 }
 
-// start brings up the cluster and Warren on it, or takes both over.
-func start(ctx context.Context) (*Mesh, error) {
-	name := os.Getenv(clusterVariable)
-	if name == "" {
-		name = "e2e"
+// Own is a mesh on a cluster of the test's own, with values of the chart, for what the others could not bear meanwhile.
+// It ends with the test, except where clusters are kept.
+func Own(t *testing.T, suffix string, values map[string]any) *Mesh {
+	t.Helper()
+	cluster.Privileged(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
+	defer cancel()
+	m, err := start(ctx, clusterName()+"-"+suffix, values)
+	if err != nil {
+		t.Fatalf("no mesh of its own to test: %v", err)
 	}
+	if !kept() {
+		t.Cleanup(func() {
+			if err := m.Down(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return m
+}
+
+func clusterName() string {
+	if name := os.Getenv(clusterVariable); name != "" {
+		return name
+	}
+	return "e2e"
+}
+
+// start brings up the cluster and Warren on it, or takes both over.
+func start(ctx context.Context, name string, values map[string]any) (*Mesh, error) {
 	c, err := cluster.Up(ctx, cluster.Options{Name: name, Reuse: kept(), Output: os.Stderr})
 	if err != nil {
 		return nil, err
 	}
-	m := &Mesh{Cluster: c}
+	m := &Mesh{Cluster: c, values: values}
 	if err := m.load(ctx); err != nil {
 		if !kept() {
 			err = errors.Join(err, c.Down())
