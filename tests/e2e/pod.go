@@ -130,6 +130,18 @@ func (p *Pod) Talk(network, address, line string, flags ...string) answer.Talk {
 	return a
 }
 
+// Reaches waits until an echo server answers there: a pod's readiness and a Service's endpoints travel to the nodes after
+// Deploy has seen them.
+func (p *Pod) Reaches(network, address string) {
+	p.t.Helper()
+	Eventually(p.t, 2*told, fmt.Sprintf("%s reaches %s", p, address), func() string {
+		if a := p.Talk(network, address, "are you there"); !a.OK() {
+			return fmt.Sprintf("%+v", a)
+		}
+		return ""
+	})
+}
+
 // End connects, says a line unless that is "", and reads to the end.
 func (p *Pod) End(network, address, line string, flags ...string) answer.Talk {
 	p.t.Helper()

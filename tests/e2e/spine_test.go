@@ -30,6 +30,11 @@ func newSpine(t *testing.T, m *Mesh) *spine {
 		ns.Service(Service{Name: name + "-bare", App: name, Ports: []Port{{EchoPort, EchoPort}}, Headless: true})
 	}
 	pods := ns.Deploy(App{Name: "client", Node: nodes[0]}, App{Name: "near", Node: nodes[0]}, App{Name: "far", Node: nodes[1]})
+	for _, name := range []string{"near", "far"} {
+		for _, network := range []string{"tcp4", "tcp6"} {
+			pods[0].Reaches(network, name+":80")
+		}
+	}
 	return &spine{m, ns, pods[0], pods[1], pods[2]}
 }
 

@@ -17,6 +17,7 @@ func TestEnrolAndUnenrol(t *testing.T) {
 	ns.Service(Service{Name: "far"})
 	pods := ns.Deploy(App{Name: "client", Node: nodes[0]}, App{Name: "near", Node: nodes[0]}, App{Name: "far", Node: nodes[1]})
 	client, far := pods[0], pods[2]
+	client.Reaches("tcp4", "far:80")
 	before := map[*Pod]Traces{}
 	for _, p := range pods {
 		before[p] = p.Traces()
