@@ -210,6 +210,11 @@ func TestMeshConfigRemnant(t *testing.T) {
 		`{"metadata":{"generation":7},"spec":{"mtls":{"mode":5}}}`:              "unreadable",
 		`{"metadata":{"generation":7},"spec":{"mtls":[]}}`:                      "unreadable",
 		`{"metadata":{"generation":7},"spec":{"sameNodeTLS":"yes"}}`:            "",
+		// What may have been meant to be STRICT.
+		`{"metadata":{"generation":7},"spec":{"mTLS":{"mode":"STRICT"}}}`:      "unreadable",
+		`{"metadata":{"generation":7},"spec":{"mtls":{"mod":"STRICT"}}}`:       "unreadable",
+		`{"metadata":{"generation":7},"spec":["mtls",{"mode":"STRICT"}]}`:      "unreadable",
+		`{"metadata":{"generation":7},"specs":{"mtls":{"mode":"PERMISSIVE"}}}`: "",
 	} {
 		o, ok := Remnant(k, []byte(in)).(*v1alpha1.MeshConfig)
 		if !ok || o.Spec.MTLS.Mode != want || o.Generation != 7 || o.Name != "default" {

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"encoding/json"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -97,10 +98,21 @@ func (t *Translator) base() *mesh.Config {
 }
 
 // meshConfigRemnant is a MeshConfig of which nothing but its mode of mutual TLS is read; one that can't be is none of
-// those there are.
-func meshConfigRemnant(m metav1.ObjectMeta, mtls json.RawMessage) *v1alpha1.MeshConfig {
+// those there are. A wrong word where the mode belongs may have been meant for it.
+func meshConfigRemnant(m metav1.ObjectMeta, j []byte) *v1alpha1.MeshConfig {
+	var whole struct{ Spec json.RawMessage }
+	var spec map[string]json.RawMessage
+	_ = json.Unmarshal(j, &whole) // what is not there is not there
+	readable := len(whole.Spec) == 0 || json.Unmarshal(whole.Spec, &spec) == nil
 	o := &v1alpha1.MeshConfig{ObjectMeta: m}
-	if len(mtls) > 0 && json.Unmarshal(mtls, &o.Spec.MTLS) != nil {
+	for name, mtls := range spec {
+		if strings.EqualFold(name, "mtls") {
+			var fields map[string]json.RawMessage
+			readable = readable && name == "mtls" && json.Unmarshal(mtls, &fields) == nil && json.Unmarshal(mtls, &o.Spec.MTLS) == nil &&
+				(len(fields) == 0 || o.Spec.MTLS.Mode != "")
+		}
+	}
+	if !readable {
 		o.Spec.MTLS.Mode = "unreadable"
 	}
 	return o

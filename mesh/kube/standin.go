@@ -97,7 +97,7 @@ func Remnant(k Key, j []byte) runtime.Object {
 	_ = json.Unmarshal(o.Metadata["creationTimestamp"], &m.CreationTimestamp)
 	if k.Kind == "MeshConfig" {
 		_ = json.Unmarshal(o.Metadata["generation"], &m.Generation)
-		return meshConfigRemnant(m, o.Spec["mtls"])
+		return meshConfigRemnant(m, j)
 	}
 	selector := &typev1beta1.WorkloadSelector{}
 	if s := o.Spec["selector"]; len(strictProto("", s, selector.ProtoReflect().Descriptor())) > 0 || json.Unmarshal(s, selector) != nil {
