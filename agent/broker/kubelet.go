@@ -129,7 +129,8 @@ func (k *kubelet) find() (dir string, pid int, err error) {
 	if errors.Is(err, errNoKubelet) {
 		if b, rerr := os.ReadFile(kept); rerr == nil {
 			if _, serr := os.Stat(string(b)); serr == nil {
-				return string(b), 0, nil
+				dir, err = probeCgroup(string(b), k.groups)
+				return dir, 0, err
 			}
 		}
 	}
@@ -219,14 +220,16 @@ func findKubelet(proc, hostNetns string, groups cgroups) (dir string, pid int, e
 	return groups.outside(found)
 }
 
-// calledKubelet says whether the process at dir was started as kubelet, or as `PROGRAM kubelet`.
+// calledKubelet says whether the process at dir was started as kubelet, or as `PROGRAM kubelet --...`: the flags tell a
+// program of many from one that is merely told of a file or a unit, such as an editor.
 func calledKubelet(dir string) bool {
 	b, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	if err != nil {
 		return false
 	}
 	args := bytes.SplitN(b, []byte{0}, 3)
-	return filepath.Base(string(args[0])) == "kubelet" || len(args) > 1 && string(args[1]) == "kubelet"
+	return filepath.Base(string(args[0])) == "kubelet" ||
+		len(args) > 2 && string(args[1]) == "kubelet" && bytes.HasPrefix(args[2], []byte("--"))
 }
 
 // outside returns the cgroup, outside of the pods', that holds one of the processes.

@@ -78,6 +78,7 @@ func TestImpostorsOfTheKubelet(t *testing.T) {
 	user := n.process(22, "user.slice", "host", "/kubelet")      // a user's
 	must(t, os.Chown(user, 1000, 1000))
 	n.process(23, "system.slice/y.service", "host", "/kubelet-wrapper", "-kubelet")
+	n.process(24, "user.slice/session-1.scope", "host", "/usr/bin/vim", "kubelet") // who edits its configuration while it is away
 	if got, err := n.find(); err == nil {
 		t.Errorf("%q was taken for the kubelet", got)
 	}
@@ -141,6 +142,17 @@ func TestKubeletThatIsAwayIsWhereItWas(t *testing.T) {
 	must(t, again.look(time.Now()))
 	if again.dir == "" || again.dir != k.dir {
 		t.Errorf("with the kubelet away: %q, want %q", again.dir, k.dir)
+	}
+}
+
+// TestKubeletThatWasWhereThePodsAreNow: the cgroup it was found in last is judged like any other.
+func TestKubeletThatWasWhereThePodsAreNow(t *testing.T) {
+	n := newFakeNode(t)
+	k, noted, _ := n.follower(KubeletAuto)
+	must(t, os.WriteFile(filepath.Join(k.cfg.StateDir, kubeletFile), []byte(n.cgroup), 0o600))
+	must(t, k.look(time.Now()))
+	if got := noted(); got != "nothing" || k.dir != "" {
+		t.Errorf("the kernel notes %q, %q, which holds the pods", got, k.dir)
 	}
 }
 
