@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -36,6 +37,7 @@ type world struct {
 	agent, ztunnel, dir string
 	stats               func() (broker.Stats, error)
 	problems            []kube.Problem
+	objects             func() kube.SourceStatus
 }
 
 func newWorld(t *testing.T) *world {
@@ -69,13 +71,14 @@ func newWorld(t *testing.T) *world {
 		},
 	})))
 	t.Cleanup(z.Close)
-	out := &world{ztunnel: z.URL, dir: t.TempDir(), stats: func() (broker.Stats, error) { return broker.Stats{Ztunnels: 1, Repairs: 3}, nil }}
+	out := &world{objects: func() kube.SourceStatus { return kube.SourceStatus{Synced: true} }, ztunnel: z.URL, dir: t.TempDir(), stats: func() (broker.Stats, error) { return broker.Stats{Ztunnels: 1, Repairs: 3}, nil }}
 	sources := debug.Sources{
 		Node: "a", Snapshot: func() *mesh.Snapshot { return snap }, Level: new(slog.LevelVar),
 		Pods: func() []debug.Pod {
 			return []debug.Pod{{Namespace: "shop", Name: "client", Enrolled: true, State: "captured"}, {Namespace: "shop", Name: "plain"}}
 		},
 		Problems: func() []kube.Problem { return out.problems },
+		Objects:  func() kube.SourceStatus { return out.objects() },
 		BPF:      func(context.Context) (broker.Stats, error) { return out.stats() },
 		Ztunnel: func(ctx context.Context) (net.Conn, error) {
 			return broker.DialNewest(ctx, out.dir, "ztunnel", "admin")
@@ -113,6 +116,18 @@ func command(t *testing.T, args ...string) (stdout string, err error) {
 // ways are all there are to reach the pages.
 func (w *world) ways() map[string][]string {
 	return map[string][]string{"ztunnel": {"--ztunnel", w.ztunnel}, "agent": {"--agent", w.agent}, "run dir": {"--run-dir", w.dir}}
+}
+
+// TestCellsAreHarmless: who may annotate a pod writes on the operator's terminal neither codes nor rows.
+func TestCellsAreHarmless(t *testing.T) {
+	var b strings.Builder
+	s := &Sources{format: table}
+	if err := s.print(&b, nil, "CHECK, STATE", [][]string{{"pod shop/web", "x\x1b]0;y\x07\npod shop/web\tok\r\u009b2J"}}); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n"); len(lines) != 2 || strings.ContainsFunc(lines[1], unicode.IsControl) {
+		t.Errorf("%q", b.String())
+	}
 }
 
 func TestTables(t *testing.T) {
@@ -191,6 +206,29 @@ func TestStatus(t *testing.T) {
 	out, err = command(t, "status", "--agent", w.agent)
 	if err == nil || !strings.Contains(out, "bad port") || !strings.Contains(out, "no broker") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestStatusWithoutAPIServer: an agent that hears of no changes is not well.
+func TestStatusWithoutAPIServer(t *testing.T) {
+	w := newWorld(t)
+	at := time.Date(2026, 11, 29, 1, 2, 3, 0, time.UTC)
+	away := kube.KindStatus{Kind: "Pod", Synced: true, Contact: at, Error: "connection refused"}
+	for _, tt := range []struct {
+		from kube.SourceStatus
+		want string // part of the detail; "" for well
+	}{
+		{kube.SourceStatus{Synced: true, Kinds: []kube.KindStatus{{Kind: "Pod", Synced: true, Contact: at}}}, ""},
+		{kube.SourceStatus{Synced: true, Kinds: []kube.KindStatus{{Kind: "Node", Synced: true}, away}},
+			"1 of 2 kinds of objects can't be watched, last contact at 2026-11-29T01:02:03Z (Pod: connection refused)"},
+		{kube.SourceStatus{Synced: true, Stale: true, Written: at, Kinds: []kube.KindStatus{{Kind: "Pod", Error: "connection refused"}}},
+			"serves a stale snapshot, written at 2026-11-29T01:02:03Z: the API server is away (Pod: connection refused)"},
+	} {
+		w.objects = func() kube.SourceStatus { return tt.from }
+		out, err := command(t, "status", "--agent", w.agent)
+		if (err == nil) != (tt.want == "") || !strings.Contains(out, tt.want) {
+			t.Errorf("want %q: %v\n%s", tt.want, err, out)
+		}
 	}
 }
 

@@ -115,11 +115,50 @@ func (s *Sources) agentStatus(ctx context.Context, pods []pod, err error) part {
 		}
 	}
 	p := part{Part: "agent", State: good, Detail: fmt.Sprintf("%d of %d enrolled pods captured", captured, enrolled)}
+	var from objectSource
+	if err := s.agentJSON(ctx, "/debug/objects", &from); err != nil {
+		return part{Part: "agent", State: mute, Detail: err.Error()}
+	}
+	if missing := from.missing(); missing != "" {
+		p.State = wrong
+		p.Detail += "; " + missing
+	}
 	if len(problems) > 0 {
 		p.State = wrong
 		p.Detail += fmt.Sprintf("; %d objects refused, first %s: %s", len(problems), problems[0].Object, problems[0].Error)
 	}
 	return p
+}
+
+// objectSource is what matters here of the agent's /debug/objects.
+type objectSource struct {
+	Stale           bool
+	SnapshotWritten time.Time
+	Kinds           []struct {
+		Kind, Error string
+		Contact     time.Time
+	}
+}
+
+// missing says that the agent does not hear of changes, and what it goes by; "" when it hears of all.
+func (o objectSource) missing() string {
+	failing, first := 0, ""
+	var contact time.Time
+	for _, k := range o.Kinds {
+		if k.Error != "" {
+			failing, first = failing+1, cmp.Or(first, k.Kind+": "+k.Error)
+		}
+		if k.Contact.After(contact) {
+			contact = k.Contact
+		}
+	}
+	switch {
+	case o.Stale:
+		return fmt.Sprintf("serves a stale snapshot, written at %s: the API server is away (%s)", o.SnapshotWritten.Format(time.RFC3339), first)
+	case failing > 0:
+		return fmt.Sprintf("%d of %d kinds of objects can't be watched, last contact at %s (%s)", failing, len(o.Kinds), contact.Format(time.RFC3339), first)
+	}
+	return ""
 }
 
 func (s *Sources) brokerStatus(ctx context.Context) part {
