@@ -97,6 +97,12 @@ func newRolled(t *testing.T, m *Mesh, name string, options ...NamespaceOption) *
 	if err := r.patch(t.Context(), `{"spec":{"strategy":{"rollingUpdate":{"maxSurge":"100%%","maxUnavailable":0}}}}`); err != nil {
 		t.Fatal(err)
 	}
+	Eventually(t, 2*told, "the service answers", func() string {
+		if _, err := pods[0].Get("tcp", "http://server/"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	for i, keep := range []string{"-keep=false", "-keep=true"} {
 		r.loads[i] = pods[0].Load(keep, "-every", "40ms", "-workers", "8", "http://server/")
 	}

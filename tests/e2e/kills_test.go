@@ -125,6 +125,10 @@ func newBusy(t *testing.T, m *Mesh) *busy {
 		ns.Service(Service{Name: name})
 	}
 	pods := ns.Deploy(App{Name: "client", Node: n[0]}, App{Name: "near", Node: n[0]}, App{Name: "far", Node: n[1]})
+	for _, network := range []string{"tcp4", "tcp6"} {
+		pods[0].Reaches(network, "near:80")
+		pods[0].Reaches(network, "far:80")
+	}
 	return &busy{m, ns, pods[0], pods[1], pods[2], "marker-" + ns.Name}
 }
 
