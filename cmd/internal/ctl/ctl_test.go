@@ -15,8 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode"
 	"time"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 )
@@ -39,11 +40,23 @@ func (s *Sources) print(w io.Writer, v any, head string, rows [][]string) error 
 	fmt.Fprintln(t, strings.ReplaceAll(head, ", ", "\t"))
 	for _, r := range rows {
 		for i := range r {
-			r[i] = cmp.Or(r[i], "-")
+			r[i] = cmp.Or(strings.Map(harmless, r[i]), "-")
 		}
 		fmt.Fprintln(t, strings.Join(r, "\t"))
 	}
 	return t.Flush()
+}
+
+// harmless shows what commands a terminal, and what would begin another cell or row, as no more than a character: much of
+// what is printed was written by others than who reads it.
+func harmless(r rune) rune {
+	switch {
+	case r == '\n', r == '\t':
+		return ' '
+	case unicode.IsControl(r):
+		return unicode.ReplacementChar
+	}
+	return r
 }
 
 func (s *Sources) printValue(w io.Writer, v any) error {
