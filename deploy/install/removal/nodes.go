@@ -49,7 +49,8 @@ func (r remover) cleanNodes(ctx context.Context, nodes []corev1.Node, t corev1.P
 	return r.waitPods(ctx, names, ztunnelSet)
 }
 
-func podName(node string) string { return template + "-" + strings.ReplaceAll(node, ".", "-") }
+// podName keeps the dots of a node's name: a.b and a-b are two.
+func podName(node string) string { return template + "-" + node }
 
 // startPod replaces what an earlier run left.
 func (r remover) startPod(ctx context.Context, node string, t corev1.PodTemplateSpec) error {

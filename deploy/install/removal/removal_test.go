@@ -80,7 +80,7 @@ func TestNodesAreCleanedBetweenAgentsAndZtunnels(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"delete daemonsets warren-node", "create pods a.example", "create pods b", "delete pods warren-remove-a-example", "delete pods warren-remove-b",
+		"delete daemonsets warren-node", "create pods a.example", "create pods b", "delete pods warren-remove-a.example", "delete pods warren-remove-b",
 		"delete daemonsets warren-ztunnel", "delete deployments warren-control", "patch pods web",
 	}
 	got := actions(c)
@@ -104,6 +104,13 @@ func TestNodesAreCleanedBetweenAgentsAndZtunnels(t *testing.T) {
 		if gone() == nil {
 			t.Errorf("the %s is still there", what)
 		}
+	}
+}
+
+// TestNodesOfLikeNames: each has a pod of its own, or one of them is taken for clean when the other is.
+func TestNodesOfLikeNames(t *testing.T) {
+	if podName("a.b") == podName("a-b") {
+		t.Errorf("both are cleaned by %s", podName("a.b"))
 	}
 }
 
