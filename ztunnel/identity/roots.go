@@ -61,6 +61,10 @@ func (r *Roots) Refresh(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := r.current.Load()
+	if err != nil && listErr == nil && listed == nil && last != nil && last.lists != nil {
+		// Where both lie is gone, or not to be reached: that takes back no list.
+		listErr = errors.New("missing together with the roots")
+	}
 	b, err := r.nextBundle(last, data, err)
 	lists, listErr := r.nextLists(last, listed, listErr)
 	known := last != nil || lists != nil || listErr == nil

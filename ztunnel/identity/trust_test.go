@@ -182,6 +182,13 @@ func TestListsComeAndGo(t *testing.T) {
 	if b := roots.current.Load(); len(b.certs) != 2 || b.lists.Len() != 0 {
 		t.Errorf("%d roots, %d revoked", len(b.certs), b.lists.Len())
 	}
+	f.set(a.pem(), fresh("a"))
+	refresh(t, roots, false)
+	f.set(nil, nil) // where they lie is gone as a whole: nobody took the list back
+	refresh(t, roots, true)
+	if b := roots.current.Load(); len(b.certs) != 1 || b.lists.Len() != 1 {
+		t.Errorf("without its place: %d roots, %d revoked", len(b.certs), b.lists.Len())
+	}
 }
 
 // The operator's way from one root to another, as a ztunnel sees it.
