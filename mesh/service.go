@@ -18,6 +18,10 @@ type Service struct {
 	SubjectAltNames []string
 	// PublishNotReady: endpoints that are not Ready may be chosen as well.
 	PublishNotReady bool
+	// Local: only endpoints on the client's own node may be chosen (internalTrafficPolicy: Local).
+	Local bool
+	// Sticky: a client keeps its endpoint for as long as the endpoints stay (sessionAffinity: ClientIP).
+	Sticky bool
 	// Waypoint is the bound waypoint's service; zero when there is none.
 	Waypoint Name
 }

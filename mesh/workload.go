@@ -60,6 +60,8 @@ type Workload struct {
 	HostNetwork bool
 	// Ready: may be chosen as an endpoint.
 	Ready bool
+	// Draining: it terminates and still serves. It may be chosen where no endpoint is Ready.
+	Draining bool
 
 	// Names for telemetry and CONNECT's baggage header.
 	WorkloadName      string

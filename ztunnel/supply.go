@@ -44,7 +44,7 @@ func (z *ZTunnel) authorities() []netip.AddrPort {
 		like = svc.Addresses[0]
 	}
 	var out []netip.AddrPort
-	c := lb.Gather(snap, svc, z.cfg.CAPort, like, nil)
+	c := lb.Gather(snap, svc, z.cfg.CAPort, like, z.cfg.Node, nil)
 	for _, e := range append(c.Usable, c.Pending...) { // control is outside the mesh
 		out = append(out, e.Target)
 	}

@@ -152,7 +152,7 @@ func (t *Translator) workload(uid string, p *pod, enrolled bool, why string) *me
 		Namespace: p.name.Namespace, Name: p.name.Name,
 		Addresses: p.addresses, Node: p.node,
 		TrustDomain: t.cfg.TrustDomain, ServiceAccount: p.account,
-		HostNetwork: p.hostNetwork, Ready: p.ready, Except: p.except,
+		HostNetwork: p.hostNetwork, Ready: p.ready, Draining: p.draining, Except: p.except,
 		WorkloadName: p.names.workload, WorkloadType: p.names.kind,
 		CanonicalName: p.names.canonical, CanonicalRevision: p.names.revision,
 		Cluster:  t.cfg.Cluster,

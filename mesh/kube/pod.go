@@ -24,6 +24,7 @@ type pod struct {
 	sidecar     bool
 	choice      choice
 	ready       bool
+	draining    bool // terminates, and still passes its readiness probe
 	running     bool
 	published   string
 	except      []netip.Prefix
@@ -32,7 +33,7 @@ type pod struct {
 }
 
 // podFrom reads a pod. It returns nil without an error for a pod that has finished: it has left the mesh.
-// A terminating pod keeps identity and addresses but is not ready. partial names what is not applied.
+// A terminating pod keeps identity and addresses but is not ready, at most draining. partial names what is not applied.
 func podFrom(o *corev1.Pod) (p *pod, errs, partial field.ErrorList) {
 	meta, status := field.NewPath("metadata"), field.NewPath("status")
 	if o.UID == "" {
@@ -63,6 +64,7 @@ func podFrom(o *corev1.Pod) (p *pod, errs, partial field.ErrorList) {
 	_, p.sidecar = o.Annotations[keySidecarStatus]
 	ready := podReady(o)
 	p.ready = ready && o.DeletionTimestamp == nil
+	p.draining = ready && o.DeletionTimestamp != nil
 	p.running = ready || o.Status.Phase == corev1.PodRunning
 	var more field.ErrorList
 	p.choice, more = choiceOf(&o.ObjectMeta)

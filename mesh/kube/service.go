@@ -30,6 +30,8 @@ func serviceFrom(o *corev1.Service, clusterDomain string) (*mesh.Service, field.
 		Name:            o.Name,
 		Hostname:        o.Name + "." + o.Namespace + ".svc." + clusterDomain,
 		PublishNotReady: o.Spec.PublishNotReadyAddresses,
+		Local:           o.Spec.InternalTrafficPolicy != nil && *o.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		Sticky:          o.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
 	}
 	add := func(path *field.Path, v string) {
 		if v == "" || v == corev1.ClusterIPNone {

@@ -95,6 +95,13 @@ func TestService(t *testing.T) {
 	if w.store.Snapshot().Service(web) != nil {
 		t.Error("an ExternalName is a service")
 	}
+	local := corev1.ServiceInternalTrafficPolicyLocal
+	w.put(webService(func(s *corev1.Service) {
+		s.Spec.InternalTrafficPolicy, s.Spec.SessionAffinity = &local, corev1.ServiceAffinityClientIP
+	}))
+	if got := w.store.Snapshot().Service(web); got == nil || !got.Local || !got.Sticky {
+		t.Errorf("local to each node, with affinity: got %+v", got)
+	}
 	w.put(webService())
 	w.delete(webService())
 	if w.store.Snapshot().Service(web) != nil {

@@ -312,7 +312,7 @@ func TestPodLife(t *testing.T) {
 		t.Error("not found by address")
 	}
 	w.put(webPod(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: w.now} }))
-	if got := w.web(); got == nil || got.Ready || len(got.Addresses) != 2 || got.ServiceAccount != "sa" {
+	if got := w.web(); got == nil || got.Ready || !got.Draining || len(got.Addresses) != 2 || got.ServiceAccount != "sa" {
 		t.Errorf("terminating: %+v", got)
 	}
 	r = w.put(webPod(uid("u2"), func(p *corev1.Pod) { p.Spec.ServiceAccountName = "" }))

@@ -67,6 +67,7 @@ func trimService(o *corev1.Service) *corev1.Service {
 		Spec: corev1.ServiceSpec{
 			Type: o.Spec.Type, ClusterIP: o.Spec.ClusterIP, ClusterIPs: o.Spec.ClusterIPs,
 			PublishNotReadyAddresses: o.Spec.PublishNotReadyAddresses, Ports: slices.Clone(o.Spec.Ports),
+			InternalTrafficPolicy: o.Spec.InternalTrafficPolicy, SessionAffinity: o.Spec.SessionAffinity,
 		},
 	}
 	for i := range s.Spec.Ports {

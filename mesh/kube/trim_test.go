@@ -46,6 +46,8 @@ func filled(f *randfill.Filler, r *rand.Rand, o runtime.Object) runtime.Object {
 	case *corev1.Service:
 		o.Name, o.Namespace, o.Spec.ClusterIP, o.Spec.ClusterIPs = "svc", "ns", "10.2.0.1", []string{"10.2.0.1", "fd02::1"}
 		o.Spec.Type = corev1.ServiceType(pick("", "ClusterIP", "NodePort", "LoadBalancer", "ExternalName"))
+		local := corev1.ServiceInternalTrafficPolicy(pick("", "Cluster", "Local"))
+		o.Spec.InternalTrafficPolicy, o.Spec.SessionAffinity = &local, corev1.ServiceAffinity(pick("", "None", "ClientIP"))
 		for i := range o.Spec.Ports {
 			o.Spec.Ports[i].Port, o.Spec.Ports[i].Protocol = r.Int32N(65535)+1, corev1.Protocol(pick("", "TCP", "UDP"))
 			o.Spec.Ports[i].TargetPort.IntVal = r.Int32N(65535)

@@ -28,8 +28,8 @@ func workloadExtension(w *mesh.Workload) *warrenpb.WorkloadExtension {
 		PodUid:          w.PodUID,
 		Capture:         warrenpb.Capture(w.Capture) + warrenpb.Capture_OUTSIDE,
 		CaptureReason:   w.CaptureReason,
-		CapturedRunning: w.CapturedRunning,
-		Except:          convert(w.Except, netip.Prefix.String),
+		CapturedRunning: w.CapturedRunning, Draining: w.Draining,
+		Except: convert(w.Except, netip.Prefix.String),
 	}
 	if _, known := workloadKinds[w.WorkloadType]; !known {
 		x.WorkloadType = w.WorkloadType
@@ -50,7 +50,7 @@ func applyExtension(w *mesh.Workload, x *warrenpb.WorkloadExtension) error {
 	if x.Capture < warrenpb.Capture_OUTSIDE || x.Capture > warrenpb.Capture_PENDING {
 		return fmt.Errorf("capture %d is unknown (sender is newer?)", x.Capture)
 	}
-	w.PodUID, w.CaptureReason, w.CapturedRunning = x.PodUid, x.CaptureReason, x.CapturedRunning
+	w.PodUID, w.CaptureReason, w.CapturedRunning, w.Draining = x.PodUid, x.CaptureReason, x.CapturedRunning, x.Draining
 	if err := read(&w.Except, x.Except, netip.ParsePrefix); err != nil {
 		return fmt.Errorf("except: %w", err)
 	}

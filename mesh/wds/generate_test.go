@@ -59,7 +59,7 @@ func (r maker) workload() *mesh.Workload {
 		UID: "c//Pod/" + r.word() + "/" + r.word(), PodUID: r.maybe(), Namespace: r.word(), Name: r.word(),
 		Addresses: some(r, r.addr), Node: r.maybe(), TrustDomain: r.maybe(), ServiceAccount: r.maybe(),
 		Capture:       pick(r, mesh.Outside, mesh.Captured, mesh.ReadyBeforeEnrolled, mesh.Pending),
-		CaptureReason: r.maybe(), CapturedRunning: r.coin(), HostNetwork: r.coin(), Ready: r.coin(), Except: some(r, r.prefix),
+		CaptureReason: r.maybe(), CapturedRunning: r.coin(), HostNetwork: r.coin(), Ready: r.coin(), Draining: r.coin(), Except: some(r, r.prefix),
 		WorkloadName: r.maybe(), WorkloadType: r.kind(), CanonicalName: r.maybe(), CanonicalRevision: r.maybe(),
 		Cluster: r.maybe(), Network: r.maybe(), Region: r.maybe(), Zone: r.maybe(), Policies: some(r, r.name),
 	}
@@ -87,7 +87,7 @@ func (r maker) service() *mesh.Service {
 	n := r.name()
 	s := &mesh.Service{
 		Namespace: n.Namespace, Name: n.Name, Hostname: hostname(n, "example.org"),
-		Addresses: some(r, r.addr), SubjectAltNames: some(r, r.word), PublishNotReady: r.coin(),
+		Addresses: some(r, r.addr), SubjectAltNames: some(r, r.word), PublishNotReady: r.coin(), Local: r.coin(), Sticky: r.coin(),
 	}
 	if r.coin() {
 		s.Waypoint = r.name()

@@ -5,6 +5,7 @@ package wds
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/wds/warrenpb"
@@ -39,7 +40,7 @@ func FromService(s *mesh.Service, domain string) *workloadpb.Service {
 	for _, a := range s.Addresses {
 		m.Addresses = append(m.Addresses, &workloadpb.NetworkAddress{Address: a.Unmap().AsSlice()})
 	}
-	x, worth := &warrenpb.ServiceExtension{}, false
+	x, worth := &warrenpb.ServiceExtension{Sticky: s.Sticky}, s.Sticky
 	for _, p := range s.Ports {
 		m.Ports = append(m.Ports, &workloadpb.Port{
 			ServicePort: uint32(p.Port), TargetPort: uint32(p.TargetPort), AppProtocol: appProtocols[p.AppProtocol],
@@ -50,9 +51,7 @@ func FromService(s *mesh.Service, domain string) *workloadpb.Service {
 	if worth {
 		m.Extensions = pack(x)
 	}
-	if s.PublishNotReady {
-		m.LoadBalancing = &workloadpb.LoadBalancing{HealthPolicy: workloadpb.LoadBalancing_ALLOW_ALL}
-	}
+	m.LoadBalancing = loadBalancing(s)
 	if !s.Waypoint.IsZero() {
 		m.Waypoint = &workloadpb.GatewayAddress{
 			Destination: &workloadpb.GatewayAddress_Hostname{Hostname: &workloadpb.NamespacedHostname{
@@ -60,6 +59,21 @@ func FromService(s *mesh.Service, domain string) *workloadpb.Service {
 			}},
 			HboneMtlsPort: hbonePort,
 		}
+	}
+	return m
+}
+
+// loadBalancing is nil for what is usual.
+func loadBalancing(s *mesh.Service) *workloadpb.LoadBalancing {
+	if !s.PublishNotReady && !s.Local {
+		return nil
+	}
+	m := &workloadpb.LoadBalancing{}
+	if s.PublishNotReady {
+		m.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL
+	}
+	if s.Local {
+		m.Mode, m.RoutingPreference = workloadpb.LoadBalancing_STRICT, []workloadpb.LoadBalancing_Scope{workloadpb.LoadBalancing_NODE}
 	}
 	return m
 }
@@ -78,10 +92,17 @@ func ToService(m *workloadpb.Service) (*mesh.Service, error) {
 		return nil, errors.New("namespace or hostname is empty")
 	}
 	n := serviceName(m.Namespace, m.Hostname)
+	x := &warrenpb.ServiceExtension{}
+	if _, err := unpack(m.Extensions, x); err != nil {
+		return nil, err
+	}
 	s := &mesh.Service{
 		Namespace: n.Namespace, Name: n.Name, Hostname: m.Hostname,
 		SubjectAltNames: m.SubjectAltNames,
 		PublishNotReady: m.GetLoadBalancing().GetHealthPolicy() == workloadpb.LoadBalancing_ALLOW_ALL,
+		Local: m.GetLoadBalancing().GetMode() == workloadpb.LoadBalancing_STRICT &&
+			slices.Contains(m.LoadBalancing.RoutingPreference, workloadpb.LoadBalancing_NODE),
+		Sticky: x.Sticky,
 	}
 	for _, a := range m.Addresses {
 		addr, err := parseAddr(a.GetAddress())
@@ -94,18 +115,14 @@ func ToService(m *workloadpb.Service) (*mesh.Service, error) {
 		s.Addresses = append(s.Addresses, addr)
 	}
 	var err error
-	if s.Ports, err = toServicePorts(m); err != nil {
+	if s.Ports, err = toServicePorts(m, x); err != nil {
 		return nil, err
 	}
 	s.Waypoint, err = toWaypoint(m)
 	return s, err
 }
 
-func toServicePorts(m *workloadpb.Service) ([]mesh.ServicePort, error) {
-	x := &warrenpb.ServiceExtension{}
-	if _, err := unpack(m.Extensions, x); err != nil {
-		return nil, err
-	}
+func toServicePorts(m *workloadpb.Service, x *warrenpb.ServiceExtension) ([]mesh.ServicePort, error) {
 	var out []mesh.ServicePort
 	for i, p := range m.Ports {
 		port, err := parsePort(p.GetServicePort())

@@ -67,7 +67,7 @@ func (x *run) direct(dst netip.AddrPort) {
 		x.add(o)
 		return
 	}
-	c := lb.Gather(x.snap, svc, dst.Port(), dst.Addr(), x.considered)
+	c := lb.Gather(x.snap, svc, dst.Port(), dst.Addr(), x.node(), x.considered)
 	all := append(c.Usable, c.Pending...)
 	for _, e := range all {
 		x.chosen(e.Target.String())
@@ -79,6 +79,14 @@ func (x *run) direct(dst netip.AddrPort) {
 		x.add(explain.Outcome{Verdict: explain.Refused, Reason: reason.NoHealthyEndpoint,
 			Note: "the cluster's service proxy refuses it: no ready endpoint serves the port"})
 	}
+}
+
+// node is the client's; unknown for what is no workload.
+func (x *run) node() string {
+	if x.source.workload == nil {
+		return ""
+	}
+	return x.source.workload.Node
 }
 
 // plain adds what the destination's ztunnel, if it has one, does with plain TCP.

@@ -78,16 +78,16 @@ func toService(snap *mesh.Snapshot, q Query, d Decision) Decision {
 		q.note(StepWaypoint)
 		return toWaypoint(snap, q, d)
 	}
-	c := lb.Gather(snap, d.Service, vip.Port(), vip.Addr(), q.Considered)
+	c := lb.Gather(snap, d.Service, vip.Port(), vip.Addr(), q.Source.Node, q.Considered)
 	switch {
 	case len(c.Usable) > 0:
 		q.note(StepUsable)
-		e := lb.Choose(c.Usable, q.Pick)
+		e := q.choose(d.Service, c.Usable)
 		d.Workload, d.Target = e.Workload, e.Target
 		return toWorkload(q, d)
 	case len(c.Pending) > 0:
 		q.note(StepPending)
-		e := lb.Choose(c.Pending, q.Pick)
+		e := q.choose(d.Service, c.Pending)
 		d.Workload, d.Target = e.Workload, e.Target
 		return toWorkload(q, d)
 	case c.Ready > 0:
@@ -96,6 +96,13 @@ func toService(snap *mesh.Snapshot, q Query, d Decision) Decision {
 	}
 	q.note(StepNoneReady)
 	return refuse(d, reason.NoHealthyEndpoint)
+}
+
+func (q *Query) choose(svc *mesh.Service, es []lb.Endpoint) lb.Endpoint {
+	if svc.Sticky && len(q.Source.Addresses) > 0 {
+		return lb.Keep(es, q.Source.Addresses[0])
+	}
+	return lb.Choose(es, q.Pick)
 }
 
 // toWaypoint carries the connection to a bound waypoint, which sees the address the client asked for.

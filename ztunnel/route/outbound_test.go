@@ -134,6 +134,10 @@ func TestDecide(t *testing.T) {
 			dst: "10.96.0.3:443", action: Passthrough, reason: reason.PassthroughNotEnrolled, upstream: "192.0.2.7:8443"},
 		{name: "a service with a host-network endpoint", objects: []any{service("api", "10.96.0.4", 443), pod("api", "192.0.2.8", mesh.Pending, serves("api", 443, 6443), func(w *mesh.Workload) { w.HostNetwork = true })},
 			dst: "10.96.0.4:443", action: Passthrough, reason: reason.PassthroughNotEnrolled, upstream: "192.0.2.8:6443"},
+		{name: "a service local to each node: none here", objects: []any{service("web", "10.96.0.1", 80, func(s *mesh.Service) { s.Local = true }), pod("web", "10.1.0.2", mesh.Captured, serves("web", 80, 8080), node("far"))},
+			dst: "10.96.0.1:80", action: Refuse, reason: reason.NoHealthyEndpoint},
+		{name: "a service whose only endpoint drains", objects: []any{service("web", "10.96.0.1", 80), pod("web", "10.1.0.2", mesh.Captured, serves("web", 80, 8080), ready(false), func(w *mesh.Workload) { w.Draining = true })},
+			dst: "10.96.0.1:80", action: Tunnel, reason: reason.Tunnel, upstream: "10.1.0.2:15008", auth: "10.1.0.2:8080"},
 		{name: "a bound waypoint", objects: []any{service("web", "10.96.0.1", 80, func(s *mesh.Service) { s.Waypoint = svcName("wp") }), pod("wp", "10.1.0.9", mesh.Outside, serves("wp", 15008, 15008))},
 			dst: "10.96.0.1:80", action: Tunnel, reason: reason.Tunnel, upstream: "10.1.0.9:15008", auth: "10.96.0.1:80"},
 		{name: "a bound waypoint that is not ready: no way around", objects: []any{service("web", "10.96.0.1", 80, func(s *mesh.Service) { s.Waypoint = svcName("wp") }), pod("web", "10.1.0.2", mesh.Captured, serves("web", 80, 8080))},
@@ -185,6 +189,17 @@ func TestRandomEndpoint(t *testing.T) {
 	}
 	if len(seen) != 2 {
 		t.Errorf("200 connections went to %v, want both endpoints", seen)
+	}
+}
+
+func TestSticky(t *testing.T) {
+	snap := snapshot(service("web", "10.96.0.1", 80, func(s *mesh.Service) { s.Sticky = true }), pod("a", "10.1.0.2", mesh.Captured, serves("web", 80, 1)), pod("b", "10.1.0.3", mesh.Captured, serves("web", 80, 2)))
+	seen := map[netip.AddrPort]int{}
+	for range 40 {
+		seen[Decide(snap, Query{Source: pod("client", "10.1.0.1", mesh.Captured), Destination: at("10.96.0.1:80")}).Target]++
+	}
+	if len(seen) != 1 {
+		t.Errorf("one client's connections went to %v, want one endpoint", seen)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // resolve finds the addresses of host:port among the mesh's own objects: a sealed process asks no DNS. host is an IP
 // address or a Service: name.namespace, with .svc and the cluster's domain or without.
-func resolve(snap *mesh.Snapshot, hostPort string) ([]netip.AddrPort, error) {
+func resolve(snap *mesh.Snapshot, hostPort, node string) ([]netip.AddrPort, error) {
 	host, p, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func resolve(snap *mesh.Snapshot, hostPort string) ([]netip.AddrPort, error) {
 		like = svc.Addresses[0]
 	}
 	var out []netip.AddrPort
-	c := lb.Gather(snap, svc, uint16(port), like, nil)
+	c := lb.Gather(snap, svc, uint16(port), like, node, nil)
 	for _, e := range append(c.Usable, c.Pending...) { // by plain TCP, whether it is captured or not
 		out = append(out, e.Target)
 	}

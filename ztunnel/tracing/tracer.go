@@ -157,7 +157,7 @@ func checkURL(s string) error {
 
 // dial connects to a collector: to one address after the other, beginning with another one each time.
 func (t *Tracer) dial(ctx context.Context, hostPort string) (net.Conn, error) {
-	addrs, err := resolve(t.cfg.Store.Snapshot(), hostPort)
+	addrs, err := resolve(t.cfg.Store.Snapshot(), hostPort, t.cfg.Node)
 	if err != nil {
 		return nil, err
 	}

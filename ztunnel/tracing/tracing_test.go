@@ -437,7 +437,7 @@ func TestResolve(t *testing.T) {
 		"otel.tracing:4317": 2, "otel.tracing.svc:4317": 2, "otel.tracing.svc.example.org:4317": 2, "otel.tracing.svc.example.org.:4317": 2, "192.0.2.1:4317": 1, "[fd00::1]:4317": 1,
 		"otel.tracing:4318": -1, "otel:4317": -1, "otel.elsewhere:4317": -1, "otel.tracing.example.org:4317": -1, "otel.tracing": -1, "192.0.2.1:0": -1, "192.0.2.1:http": -1,
 	} {
-		got, err := resolve(snap, in)
+		got, err := resolve(snap, in, "n1")
 		if want < 0 && err == nil || want >= 0 && (err != nil || len(got) != want) {
 			t.Errorf("%s: got %v, %v; want %d", in, got, err, want)
 		}

@@ -443,7 +443,9 @@ type WorkloadExtension struct {
 	// Lower-case kind of the controller where istio.workload.WorkloadType has no word for it.
 	WorkloadType string `protobuf:"bytes,6,opt,name=workload_type,json=workloadType,proto3" json:"workload_type,omitempty"`
 	// Prefixes as text: what this pod reaches directly although it is captured.
-	Except        []string `protobuf:"bytes,7,rep,name=except,proto3" json:"except,omitempty"`
+	Except []string `protobuf:"bytes,7,rep,name=except,proto3" json:"except,omitempty"`
+	// It terminates and still serves; its status is UNHEALTHY.
+	Draining      bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -527,11 +529,20 @@ func (x *WorkloadExtension) GetExcept() []string {
 	return nil
 }
 
+func (x *WorkloadExtension) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // ServiceExtension goes into istio.workload.Service.extensions.
 type ServiceExtension struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ports in the order of the service's, with what istio.workload.Port has no field for.
-	Ports         []*ServicePort `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ports []*ServicePort `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	// A client keeps its endpoint.
+	Sticky        bool `protobuf:"varint,2,opt,name=sticky,proto3" json:"sticky,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -571,6 +582,13 @@ func (x *ServiceExtension) GetPorts() []*ServicePort {
 		return x.Ports
 	}
 	return nil
+}
+
+func (x *ServiceExtension) GetSticky() bool {
+	if x != nil {
+		return x.Sticky
+	}
+	return false
 }
 
 // ServicePort is the names of one port.
@@ -737,7 +755,7 @@ const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\aTracing\x12\x12\n" +
 	"\x04otlp\x18\x01 \x01(\tR\x04otlp\x12\x16\n" +
 	"\x06zipkin\x18\x02 \x01(\tR\x06zipkin\x12%\n" +
-	"\x0esample_percent\x18\x03 \x01(\x01R\rsamplePercent\"\xac\x02\n" +
+	"\x0esample_percent\x18\x03 \x01(\x01R\rsamplePercent\"\xc8\x02\n" +
 	"\x11WorkloadExtension\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x122\n" +
 	"\acapture\x18\x02 \x01(\x0e2\x18.warren.v1alpha1.CaptureR\acapture\x12%\n" +
@@ -746,9 +764,11 @@ const file_mesh_wds_warrenpb_warren_proto_rawDesc = "" +
 	"\vcaptured_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"capturedAt\x12#\n" +
 	"\rworkload_type\x18\x06 \x01(\tR\fworkloadType\x12\x16\n" +
-	"\x06except\x18\a \x03(\tR\x06except\"F\n" +
+	"\x06except\x18\a \x03(\tR\x06except\x12\x1a\n" +
+	"\bdraining\x18\b \x01(\bR\bdraining\"^\n" +
 	"\x10ServiceExtension\x122\n" +
-	"\x05ports\x18\x01 \x03(\v2\x1c.warren.v1alpha1.ServicePortR\x05ports\"X\n" +
+	"\x05ports\x18\x01 \x03(\v2\x1c.warren.v1alpha1.ServicePortR\x05ports\x12\x16\n" +
+	"\x06sticky\x18\x02 \x01(\bR\x06sticky\"X\n" +
 	"\vServicePort\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
