@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
-	"math/big"
 	"sync"
 )
 
@@ -34,16 +33,24 @@ func newKey() (k *key, err error) {
 		}
 		// The standard library converts a key at its first signature and keeps that copy as long as the key: it has to
 		// be made in here. Later signatures leave nothing on the heap and need not pay for this.
-		if _, err = p.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
-			k = &key{priv: p, pub: publicCopy(&p.PublicKey)}
+		if _, err = p.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err != nil {
+			return
+		}
+		var pub crypto.PublicKey
+		if pub, err = publicCopy(&p.PublicKey); err == nil {
+			k = &key{priv: p, pub: pub}
 		}
 	})
 	return k, err
 }
 
 // publicCopy is not part of the private key's memory: it outlives it.
-func publicCopy(p *ecdsa.PublicKey) crypto.PublicKey {
-	return &ecdsa.PublicKey{Curve: p.Curve, X: new(big.Int).Set(p.X), Y: new(big.Int).Set(p.Y)}
+func publicCopy(p *ecdsa.PublicKey) (crypto.PublicKey, error) {
+	b, err := p.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return ecdsa.ParseUncompressedPublicKey(p.Curve, b)
 }
 
 func (k *key) Public() crypto.PublicKey { return k.pub }
