@@ -167,21 +167,31 @@ func TestNoSYNLeavesByPackets(t *testing.T) {
 			for k, server := range []*Pod{p.there, p.far} {
 				t.Run(fmt.Sprintf("%s, %s to %s", pod.App, network, server.App), func(t *testing.T) {
 					e := p.Witness(t, pod.Node)
-					prefix := fmt.Sprintf("%c%c", 'A'+2*i+j, 'P'+k)
-					all := p.try(t, pod, "-next", strings.TrimSpace(mac), "packets", pod.Addr(network, 0).Addr().String(), server.Addr(network, EchoPort).String(), prefix)
-					var tags [][]byte
+					var all []answer.Escape
+					var seen [][]byte
 					reasons := map[string]uint64{}
-					for _, s := range all {
-						if s.Error != "" {
-							t.Errorf("%s: %s", s.Name, s.Error)
+					last := 0
+					for again := 0; ; again++ { // other tests' traffic may have filled the tap before the last frame
+						prefix := fmt.Sprintf("%c%c", 'A'+2*i+j, 'P'+k+2*again)
+						all = p.try(t, pod, "-next", strings.TrimSpace(mac), "packets", pod.Addr(network, 0).Addr().String(), server.Addr(network, EchoPort).String(), prefix)
+						var tags [][]byte
+						clear(reasons)
+						for _, s := range all {
+							if s.Error != "" {
+								t.Errorf("%s: %s", s.Name, s.Error)
+							}
+							tags = append(tags, s.Tag)
+							reasons[s.Reason]++
 						}
-						tags = append(tags, s.Tag)
-						reasons[s.Reason]++
-					}
-					last := len(all) - 1
-					seen, err := wire.Until(10*time.Second, tags[last], tags[:last]...)
-					if err != nil {
-						t.Fatal(err)
+						last = len(all) - 1
+						var err error
+						if seen, err = wire.Until(10*time.Second, tags[last], tags[:last]...); err == nil {
+							break
+						}
+						if again == 2 {
+							t.Fatal(err)
+						}
+						t.Logf("again: %v", err)
 					}
 					for _, s := range all[:last] {
 						was := slices.ContainsFunc(seen, func(b []byte) bool { return bytes.Equal(b, s.Tag) })

@@ -21,8 +21,9 @@ import (
 const (
 	// killsInARow are as many as a supervisor takes before it makes pauses, and more than a kubelet takes.
 	killsInARow = 5
-	// servesWithin is how long the mesh may take after a kill to serve a connection that is new.
-	servesWithin = time.Second
+	// servesWithin is how long the mesh may take after a kill to serve a connection that is new: a second, and room for a
+	// machine that has other things to do. The log has the figure.
+	servesWithin = 4 * time.Second
 )
 
 // TestKills kills the process of each part five times in a row with SIGKILL, each time as soon as there is a new one and

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !race
+
+// The race detector keeps terabytes of shadow memory, which can't be searched.
+
 package identity
 
 import (

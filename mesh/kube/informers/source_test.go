@@ -219,6 +219,7 @@ func TestAPolicyThatCannotBeReadIsOneProblem(t *testing.T) {
 	r := follow(t, s)
 	r.synced(t)
 	r.wait(t, "the good one", hasPolicy("good"))
+	eventually(t, "the problem", func() bool { return len(r.Problems()) > 0 })
 	if ps := r.Problems(); len(ps) != 1 || ps[0].Object != "AuthorizationPolicy shop/bad" || ps[0].Field != "spec.rules[0].from[0].source.namspaces" {
 		t.Errorf("problems: %+v", ps)
 	}

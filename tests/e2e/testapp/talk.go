@@ -146,6 +146,14 @@ func (f flags) exchange(address, line string, a *answer.Talk) error {
 	greeting, err := in.ReadString('\n')
 	if err != nil {
 		if errors.Is(err, io.EOF) {
+			// A socket tells of a reset once: the writer may have been told, and reading ends then as if in order.
+			select {
+			case err := <-failed:
+				if err != nil {
+					return err
+				}
+			case <-time.After(time.Second):
+			}
 			return errors.New("it ended without a greeting")
 		}
 		return err
