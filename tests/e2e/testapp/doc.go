@@ -11,6 +11,7 @@
 //	    http    HTTP/1.1 and HTTP/2 without TLS: answer.HTTP; ?status=503, ?sleep=1s, ?bytes=1000000,
 //	            ?host=a.b (421 for another)
 //	    tls     the same over TLS with a certificate of its own
+//	    webhook an admission webhook that denies everything; certificate in /certs
 //	    grpc    grpc.health.v1.Health/Check: SERVING
 //	heard                       what came to the server in this pod: []answer.Heard
 //	talk [flags] ADDRESS LINE   one conversation with echo: answer.Talk
@@ -27,6 +28,7 @@
 //	    -line TEXT  what is sent
 //	escape connect FROM TO LINE            every way to connect to the echo server TO: []answer.Escape
 //	escape -next MAC packets FROM TO TEXT  a SYN by every way past connect, then a packet that may pass
+//	pods NAMESPACE              lists pods with client-go: their names
 //	sleep D                     for preStop
 //	exit STATUS
 //	cat FILE

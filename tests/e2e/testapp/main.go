@@ -51,6 +51,8 @@ func run(args []string, out io.Writer) (int, error) {
 		return 0, err
 	case "exit":
 		return strconv.Atoi(args[0])
+	case "pods":
+		return 0, listPods(args[0], out)
 	case "cat":
 		b, err := os.ReadFile(args[0])
 		_, _ = out.Write(b)

@@ -22,14 +22,15 @@ import (
 )
 
 type webProtocol struct {
-	tls     bool
+	cert    func(pod string) (tls.Certificate, error) // nil: no TLS
 	handler func(*server) http.Handler
 }
 
 var webProtocols = map[string]webProtocol{
-	"http": {handler: (*server).tells},
-	"tls":  {handler: (*server).tells, tls: true},
-	"grpc": {handler: func(*server) http.Handler { return http.HandlerFunc(health) }},
+	"http":    {handler: (*server).tells},
+	"tls":     {handler: (*server).tells, cert: selfSigned},
+	"webhook": {handler: (*server).denies, cert: mounted},
+	"grpc":    {handler: func(*server) http.Handler { return http.HandlerFunc(health) }},
 }
 
 func (s *server) web(p webProtocol, l net.Listener) error {
@@ -39,11 +40,11 @@ func (s *server) web(p webProtocol, l net.Listener) error {
 	protocols.SetUnencryptedHTTP2(true)
 	h := &http.Server{Handler: p.handler(s), Protocols: protocols}
 	s.stops = append(s.stops, func(ctx context.Context) { _ = h.Shutdown(ctx) })
-	if !p.tls {
+	if p.cert == nil {
 		go h.Serve(l)
 		return nil
 	}
-	cert, err := selfSigned(s.pod)
+	cert, err := p.cert(s.pod)
 	if err != nil {
 		return err
 	}
