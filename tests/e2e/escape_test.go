@@ -157,7 +157,7 @@ func TestNoSYNLeavesByPackets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wire, err := packets.TapIn(fmt.Sprintf("/proc/%d/ns/net", pid))
+	wire, err := packets.TapIn(fmt.Sprintf("/proc/%d/ns/net", pid), p.free.IPv4, p.free.IPv6, p.prisoner.IPv4, p.prisoner.IPv6)
 	if err != nil {
 		t.Fatal(err)
 	}

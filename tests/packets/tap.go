@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -37,11 +38,15 @@ func NewTap(f *os.File) (*Tap, error) {
 	return &Tap{f}, nil
 }
 
-// TapIn sees the frames of a network namespace, given by its file.
-func TapIn(namespace string) (*Tap, error) {
+// TapIn sees the frames of a network namespace, given by its file, whose packets come from one of the addresses. What
+// else goes over its links takes no room, and so pushes nothing out while nobody reads.
+func TapIn(namespace string, sources ...netip.Addr) (*Tap, error) {
 	f, err := open(namespace)
 	if err != nil {
 		return nil, err
+	}
+	if err := filter(int(f.Fd()), sources); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return NewTap(f)
 }
