@@ -95,6 +95,9 @@ func ReadConditions(dir string) (map[string]map[string]kube.Condition, error) {
 	out := map[string]map[string]kube.Condition{}
 	for _, path := range paths {
 		data, err := readFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}

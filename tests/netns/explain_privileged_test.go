@@ -125,7 +125,7 @@ func (x *explained) change(t *testing.T) {
 	x.Apply(fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: marker, namespace: app}\nspec: {action: AUDIT, rules: [{to: [{operation: {ports: ['%d']}}]}]}\n", 20000+x.round))
 	testutil.Eventually(t, told, "both nodes know the objects", func() bool {
 		a, b := x.knows(t, x.Node("a")), x.knows(t, x.Node("b"))
-		return strings.Contains(a, fmt.Sprintf("DestinationPorts:[%d]", 20000+x.round)) && a == b
+		return strings.Contains(a, fmt.Sprintf("destinationPorts:[%d]", 20000+x.round)) && a == b
 	})
 }
 
