@@ -37,7 +37,7 @@ step() {
     say "$name"
     "$@" || failed+=("$name")
 }
-quiet_make() { make --no-print-directory "$@" 2>&1 | sed '/^make\(\[[0-9]*\]\)\?: \*\*\* /d'; }
+quiet_make() { make --no-print-directory "$@" 2>&1 | sed -u '/^make\(\[[0-9]*\]\)\?: \*\*\* /d'; }
 
 say "build (about three minutes with cold caches)"
 make --no-print-directory build || {
