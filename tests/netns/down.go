@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// goneWithin is how long the kernel may take to clean up a namespace or a program whose last user is gone.
-var goneWithin = 5 * time.Second
+// goneWithin is how long the kernel may take to clean up a namespace or a program whose last user is gone. It takes one
+// after the other for the whole machine: behind a cluster that is taken down there is a queue.
+var goneWithin = 30 * time.Second
 
 // Down takes everything down and fails the test when something of it is left, naming it. After a failed test it first
 // prints how to look inside, and keeps objects and logs. Calling it again does nothing.
