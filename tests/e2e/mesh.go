@@ -126,6 +126,9 @@ func clusterName() string {
 
 // start brings up the cluster and Warren on it, or takes both over.
 func start(ctx context.Context, name string, values map[string]any) (*Mesh, error) {
+	if err := claim(name); err != nil {
+		return nil, err
+	}
 	c, err := cluster.Up(ctx, cluster.Options{Name: name, Reuse: kept(), Output: os.Stderr})
 	if err != nil {
 		return nil, err
