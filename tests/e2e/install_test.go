@@ -45,6 +45,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
+			client.Reaches("tcp4", "server:80")
 			tunnelled := "before-" + strings.ReplaceAll(w.name, " ", "-")
 			if leaks := m.said(t, client, tunnelled); leaks {
 				t.Fatal("in the mesh, and readable between the nodes")
