@@ -18,6 +18,9 @@ var claims sync.Map
 // claim takes the name of a cluster for this process: a run on a cluster that ends with it bears no other beside it, which
 // would start afresh by removing this one's. Runs that keep theirs may share it.
 func claim(name string) error {
+	if _, mine := claims.Load(name); mine {
+		return nil
+	}
 	f, err := os.OpenFile(filepath.Join(os.TempDir(), "warren-e2e-"+name+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("claim cluster %s: %w", name, err)
