@@ -64,8 +64,8 @@ counted() {
     passed=$((passed + p)) bad=$((bad + b)) skipped=$((skipped + s))
 }
 counted "tests and fuzz targets (about six minutes)" test-all
-counted "the cluster for tests, and the installation (two minutes; the first time Kubernetes is compiled, 10 to 20 more)" test-modules
-counted "tests on a real Kubernetes (about ten minutes)" e2e
+counted "the installation" test-install
+counted "tests on a real Kubernetes (about two minutes; the first time it is compiled, 10 to 20 more)" e2e-core
 for f in "${failed[@]}"; do
     echo "failed before the tests: $f"
     bad=$((bad + 1))
