@@ -85,7 +85,7 @@ type rollout struct {
 	began time.Time
 	took  time.Duration
 	both  []string             // nodes where an old and a new one were ready at once
-	told  map[string]time.Time // by node: when it was seen that the old one is told to end
+	told  map[string]time.Time // by node: when the old one was told to end, at most a second too early
 }
 
 func newRollout(t *testing.T, m *Mesh, name string) *rollout {
@@ -118,7 +118,7 @@ func (r *rollout) restart() {
 func (r *rollout) follow(meanwhile func()) {
 	r.t.Helper()
 	Eventually(r.t, 2*time.Minute, r.name+" is rolled out", func() string {
-		missing := r.look(time.Now())
+		missing := r.look()
 		if missing != "" {
 			meanwhile()
 		}
@@ -127,7 +127,7 @@ func (r *rollout) follow(meanwhile func()) {
 	r.took = time.Since(r.began)
 }
 
-func (r *rollout) look(now time.Time) (missing string) {
+func (r *rollout) look() (missing string) {
 	pods := r.pods()
 	old, fresh := 0, map[string]bool{}
 	for _, p := range pods {
@@ -146,7 +146,7 @@ func (r *rollout) look(now time.Time) (missing string) {
 		old++
 		node := p.Spec.NodeName
 		if _, told := r.told[node]; p.DeletionTimestamp != nil && !told {
-			r.told[node] = now
+			r.told[node] = toldToEnd(p)
 		}
 		if fresh[node] && !slices.Contains(r.both, node) {
 			r.both = append(r.both, node)
@@ -168,6 +168,11 @@ func (r *rollout) checkSideBySide() {
 	}
 }
 
+// toldToEnd is when somebody deleted a pod, rounded down to the second as the API server's stamps are.
+func toldToEnd(p corev1.Pod) time.Time {
+	return p.DeletionTimestamp.Add(-time.Duration(*p.DeletionGracePeriodSeconds) * time.Second)
+}
+
 // checkDrained takes the end of an established connection: not before a ztunnel had its time to drain.
 func (r *rollout) checkDrained(end time.Time) {
 	r.t.Helper()
@@ -180,9 +185,9 @@ func (r *rollout) checkDrained(end time.Time) {
 			last = at
 		}
 	}
-	const seen = 300 * time.Millisecond // how late it is seen
-	if end.Before(first.Add(shortDrain-seen)) || end.After(last.Add(shortDrain+2*time.Second)) {
-		r.t.Errorf("an established connection ended at %v, want it %v after a ztunnel was told to end, as was seen at %v", end, shortDrain, r.told)
+	const rounded = time.Second
+	if end.Before(first.Add(shortDrain)) || end.After(last.Add(rounded+shortDrain+2*time.Second)) {
+		r.t.Errorf("an established connection ended at %v, want it %v after a ztunnel was told to end: told at %v", end, shortDrain, r.told)
 	}
 }
 

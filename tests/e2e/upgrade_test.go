@@ -49,7 +49,7 @@ func TestUpgrade(t *testing.T) {
 			rewritten := m.rewriteNetwork(t, b.client.Node)
 			Eventually(t, 2*time.Minute, "all parts are rolled out", func() (missing string) {
 				for _, r := range parts {
-					if why := r.look(time.Now()); why != "" {
+					if why := r.look(); why != "" {
 						missing = r.name + ": " + why
 					}
 				}
