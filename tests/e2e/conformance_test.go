@@ -34,7 +34,7 @@ var conformanceNamespaces = []string{"gateway-conformance-mesh", "gateway-confor
 // TestConformance runs the core of the Gateway API's mesh suite (profile MESH-HTTP) twice: as if there were no mesh, then
 // with its namespaces enrolled. Without waypoints no route is obeyed, so the mesh may not pass more; it must not pass less.
 func TestConformance(t *testing.T) {
-	m := Shared(t)
+	m := SharedForLong(t)
 	s := newSuite(t, m)
 	bare := s.run(t, "bare")
 	s.enrol(t)

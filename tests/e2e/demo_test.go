@@ -29,7 +29,7 @@ var demoWanted = []string{
 
 // TestDemo is a user of a cluster with Warren on it, who runs the demo there, tries the commands it prints, and removes it.
 func TestDemo(t *testing.T) {
-	m := Shared(t)
+	m := SharedForLong(t)
 	const image = "warren.dev/shop:e2e"
 	if err := demo.WithShop(t.Context(), "", image, func(i cluster.Image) error { return m.LoadImage(t.Context(), i) }); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ const (
 // TestDeploymentRolls rolls a Deployment in the mesh and its like outside of it ten times under load, then scales both up
 // and down, at the same time: what happens to the machine happens to both. In the mesh no more requests fail.
 func TestDeploymentRolls(t *testing.T) {
-	m := Shared(t)
+	m := SharedForLong(t)
 	meshed, bare := newRolled(t, m, "rolled", Enrolled()), newRolled(t, m, "bare")
 	both := func(what string, do func(context.Context, *rolled) error) {
 		t.Helper()

@@ -20,8 +20,9 @@ const (
 	keepVariable    = "WARREN_E2E_KEEP"
 	asIs            = "as-is" // value of keepVariable
 
-	// parallel tests at once: most of a test's time is waiting for kubelets.
-	parallel = "6"
+	// atOnce is how many tests share the mesh at a time, if -parallel says nothing: most of a test's time is waiting for
+	// kubelets.
+	atOnce = 6
 )
 
 // Mesh is the cluster with Warren on it. Safe for concurrent use.
@@ -42,11 +43,8 @@ var up = struct {
 // Main is the whole of TestMain: the cluster is started by the first test that wants it, and ends with the last.
 func Main(m *testing.M) int {
 	flag.Parse()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
-	if !set {
-		_ = flag.Set("test.parallel", parallel)
-	}
+	sharing = newTurns(sharers())
+	_ = flag.Set("test.parallel", "1000") // who waits is for sharing to say
 	status := m.Run()
 	if up.mesh == nil || kept() {
 		return status
@@ -60,10 +58,31 @@ func Main(m *testing.M) int {
 
 func kept() bool { return os.Getenv(keepVariable) != "" }
 
+// sharing is the order of the tests that share the mesh.
+var sharing *turns
+
+// sharers is how many tests share the mesh at once.
+func sharers() int {
+	n := atOnce
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "test.parallel" {
+			n = f.Value.(flag.Getter).Get().(int)
+		}
+	})
+	return n
+}
+
 // Shared is the mesh for a test that runs beside others: it must not disturb what is not its own.
 func Shared(t *testing.T) *Mesh {
 	t.Helper()
-	t.Parallel()
+	sharing.take(t, false)
+	return get(t)
+}
+
+// SharedForLong is Shared for a test that takes minutes: it begins before the others.
+func SharedForLong(t *testing.T) *Mesh {
+	t.Helper()
+	sharing.take(t, true)
 	return get(t)
 }
 

@@ -87,7 +87,7 @@ func (p *probing) more() {
 // TestProbes has the kubelet probe captured pods under STRICT in every way; whoever else comes from the node's own network is
 // refused.
 func TestProbes(t *testing.T) {
-	p := newProbing(t, Shared(t))
+	p := newProbing(t, SharedForLong(t))
 	out := p.Namespace(t, "host")
 	intruder := App{Name: "intruder", Node: p.server.Node, Host: true, Args: []string{"sleep", "1h"}}
 	out.Create(intruder)
