@@ -166,6 +166,13 @@ e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as r
 bench: build ## no mesh, HAProxy and Warren, across nodes and on one: the table, and build/bench.json (about five minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
 
+FEATURES := -rounds 9 -duration 1500ms -scenario idle,memory,bytes-1,requests-16,paced,connections,samenode-requests-16,samenode-connections \
+	-systems haproxy,warren-bare,warren,warren-10,warren-10000,warren-traced -out build/bench-features.json
+
+.PHONY: bench-features
+bench-features: build ## what each feature costs: access log, 10 and 10,000 policies, spans; nine rounds (about twelve minutes)
+	@$(GO) run ./tests/bench $(FEATURES) $(BENCHFLAGS)
+
 .PHONY: bench-cluster
 bench-cluster: check-go ## what Warren costs on a real two-node Kubernetes, as root: enrolment, memory, start of pods (about five minutes; the first time 15 to 20 more)
 	@cd tests/e2e && $(SUDO) env "PATH=$$PATH" $(GO) test -count=1 -timeout 60m -run '^$$' -bench Cluster -benchtime 1x .

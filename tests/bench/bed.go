@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +16,14 @@ import (
 	"github.com/warren-mesh/warren/tests/netns"
 )
 
-// bed is a mesh of two nodes, and every system on it. It plays the test that package netns wants.
+// bed is every system, each variant of Warren on a mesh of two nodes. It plays the test that package netns wants.
 type bed struct {
-	out      io.Writer
-	errs     []error
-	cleanups []func()
-	systems  []*system
-	profiles profiles
+	out       io.Writer
+	errs      []error
+	cleanups  []func()
+	installed []*installation
+	systems   []*system
+	profiles  profiles
 }
 
 var _ netns.T = (*bed)(nil)
@@ -40,9 +42,8 @@ func (b *bed) Fatalf(format string, args ...any) {
 }
 
 // measure makes the bed, runs every scenario on it, and takes it down again.
-func measure(ctx context.Context, s settings, out io.Writer) ([]row, error) {
-	b := &bed{out: out}
-	var t tally
+func measure(ctx context.Context, s settings, out io.Writer) (*tally, error) {
+	b, t := &bed{out: out}, &tally{}
 	done := make(chan struct{})
 	go func() { // Fatalf ends this goroutine, as it would a test's
 		defer close(done)
@@ -50,12 +51,18 @@ func measure(ctx context.Context, s settings, out io.Writer) ([]row, error) {
 		if err := b.make(ctx, s); err != nil {
 			b.Fatalf("%w", err)
 		}
-		if err := b.rounds(ctx, s, &t); err != nil {
+		if err := b.rounds(ctx, s, t); err != nil {
 			b.Errorf("%w", err)
+			return
+		}
+		for _, in := range b.installed {
+			if err := in.checkTraces(); err != nil {
+				b.Errorf("%w", err)
+			}
 		}
 	}()
 	<-done
-	return t.rows(), errors.Join(b.errs...)
+	return t, errors.Join(b.errs...)
 }
 
 func (b *bed) cleanup() {
@@ -66,31 +73,62 @@ func (b *bed) cleanup() {
 
 func (b *bed) make(ctx context.Context, s settings) error {
 	started := time.Now()
-	fmt.Fprintln(b.out, "starting two nodes and", s.systems, "(about 3 s, and a minute more when Warren must be compiled first)")
+	fmt.Fprintln(b.out, "starting two nodes for each of", s.systems, "(a few seconds, and a minute more when Warren must be compiled first)")
 	dir, err := os.MkdirTemp("", "warren-bench-")
 	if err != nil {
 		return err
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	m := netns.New(b, netns.Options{Unsealed: s.profile != ""}) // a sealed ztunnel takes no profiles
-	m.Namespace("inside", netns.Enrolled())
+	if err := b.makeSystems(ctx, s); err != nil {
+		return err
+	}
+	for _, in := range b.installed {
+		in.mesh.Up()
+		if err := in.check(); err != nil {
+			return err
+		}
+		if in.name == warren {
+			b.profiles = profiles{dir: s.profile, nodes: in.mesh.Nodes()}
+		}
+	}
+	for _, sys := range b.systems {
+		if err := sys.start(ctx, dir); err != nil {
+			return fmt.Errorf("%s: %w", sys.name, err)
+		}
+	}
+	fmt.Fprintf(b.out, "up in %v\n", time.Since(started).Round(10*time.Millisecond))
+	return nil
+}
+
+// makeSystems makes the meshes and pods. Those outside the mesh are on nodes that have Warren, if there are any.
+func (b *bed) makeSystems(ctx context.Context, s settings) error {
+	var plain *netns.Mesh
+	meshes := map[string]*netns.Mesh{}
+	for _, name := range s.systems {
+		i := variantIndex(name)
+		if i < 0 {
+			continue
+		}
+		in, err := b.install(ctx, s, variants[i])
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		b.installed = append(b.installed, in)
+		meshes[name] = in.mesh
+		if plain == nil {
+			plain = in.mesh
+		}
+	}
+	if plain == nil {
+		plain = netns.New(b, netns.Options{})
+	}
 	for _, near := range []bool{false, true} {
 		if !slices.ContainsFunc(s.scenarios, func(sc scenario) bool { return sc.near == near }) {
 			continue
 		}
 		for _, name := range s.systems {
-			b.systems = append(b.systems, newSystem(m, name, near))
+			b.systems = append(b.systems, newSystem(cmp.Or(meshes[name], plain), name, near))
 		}
 	}
-	if slices.Contains(s.systems, warren) {
-		m.Up()
-		b.profiles = profiles{dir: s.profile, nodes: m.Nodes()}
-	}
-	for _, sys := range b.systems {
-		if err := sys.start(ctx, m, dir); err != nil {
-			return fmt.Errorf("%s: %w", sys.name, err)
-		}
-	}
-	fmt.Fprintf(b.out, "up in %v\n", time.Since(started).Round(10*time.Millisecond))
 	return nil
 }

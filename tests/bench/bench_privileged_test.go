@@ -58,6 +58,29 @@ func TestBench(t *testing.T) {
 	}
 }
 
+// TestFeatures runs variants of Warren beside each other, and other binaries; run fails if what a variant is about was not
+// so.
+func TestFeatures(t *testing.T) {
+	testutil.Privileged(t)
+	bin, err := netns.Binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	args := []string{"-rounds", "2", "-duration", "60ms", "-idle", "50", "-scenario", "memory,requests-1,connections", "-out", filepath.Join(t.TempDir(), "bench.json"),
+		"-systems", strings.Join([]string{warrenBare, warren, warrenTen, warrenTraced}, ","), "-before", bin}
+	if code := run(args, &out, &errs); code != 0 {
+		t.Fatalf("exit code %d: %s\n%s", code, errs.String(), out.String())
+	}
+	t.Log(out.String())
+	_, table, _ := strings.Cut(out.String(), "what features add")
+	for _, want := range []string{warrenTraced, warrenBefore, "new connection", "request", "open connection"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("%s is not in the table of features", want)
+		}
+	}
+}
+
 // checkRows wants every scenario of every system, with sane figures.
 func checkRows(t *testing.T, rows []row, systems []string) {
 	seen := map[cell]bool{}

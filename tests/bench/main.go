@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures Warren between two nodes beside no mesh at all and beside a pair of HAProxy mTLS relays: the
-// same pods, the same wire, interleaved rounds. It prints a table and writes build/bench.json. It reports figures and
-// judges none; what it refuses is a wrong answer, a wrong checksum, or a process of the mesh that died meanwhile.
+// Command bench measures Warren between two nodes beside no mesh at all, beside a pair of HAProxy mTLS relays, and beside
+// itself with more or less turned on: alike pods, alike wires, interleaved rounds. It prints a table and writes
+// build/bench.json. It reports figures and judges none; what it refuses is a wrong answer, a wrong checksum, a process of
+// the mesh that died meanwhile, or a feature that turns out to have been off.
 //
 //	go run ./tests/bench [-rounds 3] [-duration 2s] [-scenario requests] [-systems haproxy,warren] [-out FILE]
 package main
@@ -38,6 +39,7 @@ type settings struct {
 	idle      int // connections held for the memory scenario
 	out       string
 	profile   string
+	before    string // directory of binaries
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -57,9 +59,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	rows, err := measure(ctx, s, stdout)
+	t, err := measure(ctx, s, stdout)
 	if err == nil {
+		rows := t.rows()
 		printTable(stdout, rows, s.systems)
+		t.printFeatures(stdout, s.systems)
 		err = writeJSON(s.out, rows)
 	}
 	if err != nil {
@@ -80,15 +84,22 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	fs.StringVar(&s.out, "out", "build/bench.json", "where the figures are written")
 	fs.StringVar(&s.profile, "profile", "", "existing directory for CPU profiles of the ztunnels, taken in the last round")
 	names := fs.String("scenario", "", "only scenarios whose name begins so, comma-separated: "+strings.Join(scenarioNames(), " "))
-	systems := fs.String("systems", "none,haproxy,warren", "what is measured, in this order")
+	systems := fs.String("systems", "none,haproxy,warren", "what is measured, in this order, of "+strings.Join(systemNames(), " "))
+	fs.StringVar(&s.before, "before", "", "directory with other binaries of Warren, which are then measured as "+warrenBefore)
 	if err := fs.Parse(args); err != nil {
 		return s, err
 	}
 	s.systems = strings.Split(*systems, ",")
 	for _, name := range s.systems {
-		if !slices.Contains([]string{none, haproxy, warren}, name) {
+		if !slices.Contains(systemNames(), name) {
 			return s, fmt.Errorf("-systems: unknown system %q", name)
 		}
+	}
+	switch asked := slices.Contains(s.systems, warrenBefore); {
+	case asked && s.before == "":
+		return s, fmt.Errorf("-systems: %s are the binaries of -before, which names none", warrenBefore)
+	case !asked && s.before != "":
+		s.systems = append(s.systems, warrenBefore)
 	}
 	for _, sc := range scenarios {
 		for prefix := range strings.SplitSeq(*names, ",") {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,47 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestAddition wants what a feature adds to be told round by round: a machine that slows down adds nothing.
+func TestAddition(t *testing.T) {
+	var tl tally
+	for i, bare := range []float64{100, 200, 400} {
+		tl.add("connections", warrenBare, map[string]float64{"cpu_us_per_conn": bare})
+		tl.add("connections", warren, map[string]float64{"cpu_us_per_conn": bare * []float64{1.2, 1.1, 1.4}[i]})
+	}
+	tl.add("memory", warrenBare, map[string]float64{"kib_per_conn": 0})
+	tl.add("memory", warren, map[string]float64{"kib_per_conn": 1})
+	a, ok := tl.addition(cell{"connections", warren, "cpu_us_per_conn"})
+	if got := a.String(); !ok || got != "+20.00 x1.20 (1.15-1.30)" {
+		t.Errorf("got %s, %v", got, ok)
+	}
+	for _, c := range []cell{{"connections", warrenTen, "cpu_us_per_conn"}, {"memory", warren, "kib_per_conn"}} {
+		if a, ok := tl.addition(c); ok {
+			t.Errorf("%v: %v of nothing", c, a)
+		}
+	}
+	var out bytes.Buffer
+	tl.printFeatures(&out, []string{haproxy, warren})
+	if out.Len() > 0 {
+		t.Errorf("without the bare one:\n%s", out.String())
+	}
+	tl.printFeatures(&out, []string{haproxy, warrenBare, warren, warrenTen})
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	if len(lines) != 5 || lines[2] != "for each scenario unit warren-bare warren warren-10" || lines[3] != "new connection connections µs 200 +20.00 x1.20 (1.15-1.30) -" {
+		t.Errorf("got\n%s", out.String())
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	for share, want := range map[float64]float64{0: 1, 0.25: 1.75, 0.5: 2.5, 1: 4} {
+		if got := quantile([]float64{4, 2, 1, 3}, share); got != want {
+			t.Errorf("%v of 1 to 4: got %v, want %v", share, got, want)
+		}
+	}
+}
+
 func TestQuantiles(t *testing.T) {
 	var l latencies
 	for i := 1000; i > 0; i-- {
@@ -116,6 +158,14 @@ func TestParse(t *testing.T) {
 		if _, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%v: accepted", args)
 		}
+	}
+	for _, args := range [][]string{{"-systems", "warren,warren-before"}, {"-systems", "warren-11"}} {
+		if _, err := parse(args, io.Discard); err == nil {
+			t.Errorf("%v: accepted", args)
+		}
+	}
+	if s, err := parse([]string{"-systems", "warren", "-before", "dir"}, io.Discard); err != nil || !slices.Equal(s.systems, []string{warren, warrenBefore}) {
+		t.Errorf("systems %v, %v; want the other binaries too", s.systems, err)
 	}
 	s, err := parse([]string{"-scenario", "requests,paced"}, io.Discard)
 	if err != nil || len(s.scenarios) != 4 {

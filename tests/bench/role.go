@@ -11,13 +11,14 @@ import (
 const roleVariable = "WARREN_BENCH_ROLE"
 
 const (
-	roleServe = "serve" // the application that answers; its argument is an address
-	roleLoad  = "load"  // the application that asks; its argument is an order
+	roleServe   = "serve"   // the application that answers; its argument is an address
+	roleLoad    = "load"    // the application that asks; its argument is an order
+	roleCollect = "collect" // takes spans; its argument is an address
 )
 
 // play does not return in a binary that plays a part.
 func play() {
-	parts := map[string]func(string) error{roleServe: serve, roleLoad: load}
+	parts := map[string]func(string) error{roleServe: serve, roleLoad: load, roleCollect: collect}
 	part := parts[os.Getenv(roleVariable)]
 	if part == nil {
 		return

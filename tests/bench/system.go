@@ -14,20 +14,28 @@ import (
 	"github.com/warren-mesh/warren/tests/netns"
 )
 
-// Names of systems.
+// Names of systems that are not Warren; those that are, are its variants.
 const (
 	none    = "none"    // pods outside the mesh, direct
 	haproxy = "haproxy" // two relays, mTLS between them; near: one, in plain TCP mode
-	warren  = "warren"  // captured pods
 )
+
+func systemNames() []string {
+	names := []string{none, haproxy}
+	for _, v := range variants {
+		names = append(names, v.name)
+	}
+	return names
+}
 
 // serverPort is where the answering application listens.
 const serverPort = 8080
 
-// system is a way from a client pod on node a to a server pod on node b, or on a as well.
+// system is one way from a client pod on node a to a server pod on node b, or on a as well.
 type system struct {
 	name           string
 	near           bool // both on node a
+	mesh           *netns.Mesh
 	client, server *netns.Pod
 	target         string  // what the client dials
 	groups         []group // whose CPU counts; none for no mesh
@@ -35,44 +43,44 @@ type system struct {
 	idle           []int   // the processes of one node, whose memory counts idle
 }
 
-// newSystem makes the pods; warren's are captured once the mesh is up.
+// newSystem makes the pods; those of a variant of Warren are captured once the mesh is up.
 func newSystem(m *netns.Mesh, name string, near bool) *system {
-	namespace, pods, node := "outside", name, "b"
+	namespace, pods, node := outside, name, "b"
 	if near {
 		pods, node = name+"-near", "a"
 	}
-	if name == warren {
-		namespace = "inside"
+	if variantIndex(name) >= 0 {
+		namespace = inside
 	}
 	s := &system{
-		name: name, near: near,
+		name: name, near: near, mesh: m,
 		client: m.Node("a").Pod(pods+"-client", netns.In(namespace), netns.ServiceAccount("client")),
-		server: m.Node(node).Pod(pods+"-server", netns.In(namespace), netns.ServiceAccount("server")),
+		server: m.Node(node).Pod(pods+"-server", netns.In(namespace), netns.ServiceAccount("server"), netns.Labels("app", "server")),
 	}
 	s.target = s.server.Addr("tcp4", serverPort).String()
 	return s
 }
 
 // start starts the answering application and, for haproxy, the relays.
-func (s *system) start(ctx context.Context, m *netns.Mesh, dir string) error {
+func (s *system) start(ctx context.Context, dir string) error {
 	if _, err := startWorker(ctx, s.server, roleServe, fmt.Sprintf(":%d", serverPort)); err != nil {
 		return err
 	}
-	switch s.name {
-	case haproxy:
+	switch {
+	case s.name == haproxy:
 		return s.startRelays(ctx, dir)
-	case warren:
-		return s.findWarren(m)
+	case variantIndex(s.name) >= 0:
+		return s.findWarren()
 	}
 	return nil
 }
 
 // findWarren lists what counts as Warren: every process in the containers of its pods, the supervisors and the
 // authority included.
-func (s *system) findWarren(m *netns.Mesh) error {
+func (s *system) findWarren() error {
 	for _, container := range []string{"ztunnel", "broker", "agent", "control"} {
 		g := group{name: container}
-		for _, p := range m.Pods() {
+		for _, p := range s.mesh.Pods() {
 			if p.Namespace != "warren-system" {
 				continue
 			}
@@ -90,7 +98,7 @@ func (s *system) findWarren(m *netns.Mesh) error {
 		}
 		s.groups = append(s.groups, g)
 	}
-	for _, n := range m.Nodes() {
+	for _, n := range s.mesh.Nodes() {
 		if s.near && n != s.client.Node {
 			continue
 		}

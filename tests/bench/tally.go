@@ -58,10 +58,16 @@ func (t *tally) share(scenario, system, group string, cpu time.Duration) {
 
 // printShares says which of Warren's processes the CPU went to.
 func (t *tally) printShares(out io.Writer, scenario string) {
+	for _, v := range variants {
+		t.printShare(out, scenario, v.name)
+	}
+}
+
+func (t *tally) printShare(out io.Writer, scenario, system string) {
 	total := time.Duration(0)
 	var ours []share
 	for _, s := range t.shares[scenario] {
-		if s.system == warren {
+		if s.system == system {
 			ours = append(ours, s)
 			total += s.cpu
 		}
@@ -73,7 +79,7 @@ func (t *tally) printShares(out io.Writer, scenario string) {
 	for _, s := range ours {
 		words = append(words, fmt.Sprintf("%s %.1f %%", s.group, 100*float64(s.cpu)/float64(total)))
 	}
-	fmt.Fprintf(out, "  Warren's CPU: %s\n", strings.Join(words, ", "))
+	fmt.Fprintf(out, "  CPU of %s: %s\n", system, strings.Join(words, ", "))
 }
 
 // median of at least one value.
@@ -83,4 +89,15 @@ func median(v []float64) float64 {
 		return (v[n/2-1] + v[n/2]) / 2
 	}
 	return v[len(v)/2]
+}
+
+// quantile of at least one value, between the two nearest.
+func quantile(v []float64, share float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	at := share * float64(len(v)-1)
+	i := int(at)
+	if i+1 == len(v) {
+		return v[i]
+	}
+	return v[i] + (at-float64(i))*(v[i+1]-v[i])
 }

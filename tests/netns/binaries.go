@@ -20,6 +20,13 @@ var binaries = sync.OnceValues(buildBinaries)
 // another one, whose binaries are taken as they are.
 func Binaries() (string, error) { return binaries() }
 
+func (o Options) binDirectory() (string, error) {
+	if o.Binaries != "" {
+		return filepath.Abs(o.Binaries)
+	}
+	return binDirectory()
+}
+
 // binDirectory is where Binaries builds, made if need be.
 func binDirectory() (string, error) {
 	if dir := os.Getenv("WARREN_BIN"); dir != "" {

@@ -31,6 +31,8 @@ type Options struct {
 	ReadyWithin time.Duration
 	// Sealed runs ztunnel under its seccomp filter; default true.
 	Unsealed bool
+	// Binaries is a directory of Warren's binaries, taken as they are. Default: what Binaries builds.
+	Binaries string
 }
 
 // Mesh is one or more nodes on a wire, the directory of objects that describes them, and Warren's processes once Up
@@ -81,7 +83,7 @@ func (m *Mesh) build() error {
 	m.run = fmt.Sprintf("%s-%d", owner(os.Getpid()), meshes.Add(1))
 	m.dir, m.cgroup = filepath.Join(os.TempDir(), "warren-"+m.run), filepath.Join(mount, "warren-"+m.run)
 	m.before = lookForTraces()
-	if m.bin, err = binDirectory(); err != nil {
+	if m.bin, err = m.options.binDirectory(); err != nil {
 		return err
 	}
 	for _, d := range []string{"", "manifests", "manifests/status", "logs", "hosts", "tokens"} {

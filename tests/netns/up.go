@@ -42,11 +42,12 @@ func (m *Mesh) Up() {
 }
 
 func (m *Mesh) deploy() error {
-	dir, err := Binaries()
-	if err != nil {
-		return err
+	if m.options.Binaries == "" {
+		if _, err := Binaries(); err != nil {
+			return err
+		}
 	}
-	if err := checkBinaries(dir); err != nil {
+	if err := checkBinaries(m.bin); err != nil {
 		return err
 	}
 	m.mu.Lock()
