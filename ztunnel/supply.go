@@ -5,6 +5,7 @@ package ztunnel
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh"
@@ -13,7 +14,12 @@ import (
 )
 
 // pods takes what ZDS says.
-type pods struct{ z *ZTunnel }
+type pods struct {
+	z     *ZTunnel
+	known func() // every pod of the node is
+}
+
+func newPods(z *ZTunnel) pods { return pods{z, sync.OnceFunc(func() { close(z.podsKnown) })} }
 
 // Add serves a pod; its listeners come from the broker, before or after.
 func (p pods) Add(w zds.Workload) error {
@@ -28,7 +34,10 @@ func (p pods) Add(w zds.Workload) error {
 func (p pods) Del(uid string) { p.z.proxy.Delete(uid) }
 
 // Synced: every pod of the node is known.
-func (p pods) Synced() { p.z.ready.Done(taskPods) }
+func (p pods) Synced() {
+	p.z.ready.Done(taskPods)
+	p.known()
+}
 
 var _ zds.Handler = pods{}
 

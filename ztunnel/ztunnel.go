@@ -61,6 +61,8 @@ type Config struct {
 	Log         *slog.Logger
 	// Level is what Log obeys; the admin page changes it.
 	Level *slog.LevelVar
+	// Successor: another ztunnel serves the node. It is left all new connections until the certificates are here.
+	Successor bool
 	// Sealed: the process may open no file, /proc included, once Run runs.
 	Sealed bool
 	// Settings are shown by the admin page.
@@ -70,9 +72,10 @@ type Config struct {
 
 // Names of the readiness tasks.
 const (
-	taskObjects = "workload discovery"
-	taskPods    = "pods announced"
-	taskRoots   = "trust bundle"
+	taskObjects      = "workload discovery"
+	taskPods         = "pods announced"
+	taskRoots        = "trust bundle"
+	taskCertificates = "certificates"
 )
 
 // ZTunnel is one running tunnel.
@@ -89,13 +92,17 @@ type ZTunnel struct {
 	proxy    *proxy.Proxy
 	wds      *wds.Client
 	zds      *zds.Client
+	// podsKnown is closed once the pods of the node have been announced.
+	podsKnown chan struct{}
+	// certificatesWait is certificatesWait, except in tests.
+	certificatesWait time.Duration
 }
 
 // New wires a ztunnel; nothing runs yet.
 func New(cfg Config) (*ZTunnel, error) {
 	cfg.TrustDomain = cmp.Or(cfg.TrustDomain, mesh.DefaultTrustDomain)
 	cfg.Drain = cmp.Or(cfg.Drain, 25*time.Second)
-	z := &ZTunnel{cfg: cfg, store: mesh.NewStore(), ready: ready.New(taskObjects, taskPods, taskRoots), registry: prometheus.NewRegistry()}
+	z := &ZTunnel{cfg: cfg, store: mesh.NewStore(), ready: ready.New(taskObjects, taskPods, taskRoots, taskCertificates), registry: prometheus.NewRegistry(), podsKnown: make(chan struct{}), certificatesWait: certificatesWait}
 	z.registry.MustRegister(collectors.NewGoCollector())
 	if !cfg.Sealed { // it reads /proc
 		z.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -123,7 +130,7 @@ func New(cfg Config) (*ZTunnel, error) {
 	})
 	z.proxy = proxy.New(proxy.Config{
 		Store: z.store, Sockets: cfg.Broker, Identities: z.ids, Metrics: z.metrics, AccessLog: cfg.AccessLog, Tracer: z.tracer, Log: cfg.Log,
-		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Drain: cfg.Drain,
+		Node: cfg.Node, TrustDomain: cfg.TrustDomain, Drain: cfg.Drain, Held: cfg.Successor,
 	})
 	discovery := metrics.NewDiscovery(z.registry)
 	z.wds = wds.NewClient(wds.ClientConfig{Node: "ztunnel~" + cfg.Node, MaxBackoff: agentBackoff, Log: cfg.Log, Heard: discovery.Heard, Lost: discovery.Lost})
@@ -151,8 +158,9 @@ func (z *ZTunnel) Run(ctx context.Context) error {
 	until("broker", failed, z.cfg.Broker.Run)
 	until("certificates", failed, z.runCertificates)
 	until("workload discovery", failed, func(ctx context.Context) error { return z.wds.Run(ctx, z.dial("wds"), z.store) })
-	until("pods", failed, func(ctx context.Context) error { return z.zds.Run(ctx, z.dial("zds"), pods{z}) })
+	until("pods", failed, func(ctx context.Context) error { return z.zds.Run(ctx, z.dial("zds"), newPods(z)) })
 	until("readiness", failed, z.watchReady)
+	until("takeover", failed, z.takeOver)
 	until("admin", failed, serve(z.cfg.Admin, localhost.Only(z.pages()), z.cfg.Log))
 	if z.cfg.AdminSocket != nil {
 		until("admin socket", failed, serve(z.cfg.AdminSocket, localhost.Only(z.pages()), z.cfg.Log))

@@ -89,7 +89,7 @@ func page(t *testing.T, l net.Listener, path string) (int, string) {
 
 func TestRunWithoutAnyone(t *testing.T) {
 	_, cfg, stop := start(t)
-	if code, body := page(t, cfg.Ready, "/healthz/ready"); code != 500 || !strings.Contains(body, "not ready, pending: pods announced, trust bundle, workload discovery") {
+	if code, body := page(t, cfg.Ready, "/healthz/ready"); code != 500 || !strings.Contains(body, "not ready, pending: certificates, pods announced, trust bundle, workload discovery") {
 		t.Errorf("readiness: %d %s", code, body)
 	}
 	if code, body := page(t, cfg.Metrics, "/metrics"); code != 200 || !strings.Contains(body, "istio_build") {

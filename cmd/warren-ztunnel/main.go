@@ -80,6 +80,7 @@ func run(args []string) error {
 		return err
 	}
 	cfg.Broker = b
+	cfg.Successor = successor(ctx, *runDir)
 	if cfg.AdminSocket, err = broker.ListenStream(filepath.Join(*runDir, broker.SocketName("ztunnel", generation, "admin"))); err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
@@ -133,6 +134,17 @@ func listen(ctx context.Context, dir, gen string, log *slog.Logger) (*inpod.Brok
 		case <-ctx.Done():
 		}
 	}
+}
+
+// successor reports whether another ztunnel runs on this node: as the new one of two, in an upgrade. To be asked before this
+// process has an admin socket of its own.
+func successor(ctx context.Context, dir string) bool {
+	c, err := broker.DialNewest(ctx, dir, "ztunnel", "admin")
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // cgo reports whether threads come from the C library: it makes them by calls that Go's runtime never makes.

@@ -145,7 +145,11 @@ func (s *Store) finish(e *entry, c *certificate, k *key, err error) (moved bool)
 	e.err = err
 	if err != nil {
 		e.failures++
-		e.next = now.Add(backoff(e.failures))
+		pause := backoff(e.failures)
+		if e.warming > 0 {
+			pause = min(pause, warmPause)
+		}
+		e.next = now.Add(pause)
 		s.metrics.failed(err)
 		s.cfg.Log.Warn("certificate not fetched", "identity", e.id.String(), "err", err,
 			"next", e.next.Sub(now).Round(time.Millisecond), "have_valid", e.current.Load().valid(now))

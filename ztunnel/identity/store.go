@@ -69,6 +69,7 @@ type entry struct {
 	failures int
 	err      error // of the last fetch
 	waiters  int
+	warming  int           // calls of Warm that wait for it
 	changed  chan struct{} // closed on every new certificate or failure, and when forgotten
 	retired  []retired
 	server   *tls.Config

@@ -99,13 +99,23 @@ func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	p.startLoops(pd)
 }
 
+// TakeOver begins to accept, where that was Held.
+func (p *Proxy) TakeOver() {
+	p.mu.Lock()
+	p.held = false
+	p.mu.Unlock()
+	for _, pd := range p.list() {
+		p.startLoops(pd)
+	}
+}
+
 // startLoops accepts on every listener of a pod that ZDS named.
 func (p *Proxy) startLoops(pd *pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pd.mu.Lock()
 	defer pd.mu.Unlock()
-	if !pd.known || p.stopping {
+	if !pd.known || p.stopping || p.held {
 		return
 	}
 	for kind, l := range pd.listeners {

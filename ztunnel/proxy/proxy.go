@@ -65,6 +65,8 @@ type Config struct {
 	// Drain is how long connections may live on after their pod left or the process was told to end;
 	// default 25 s.
 	Drain time.Duration
+	// Held: nothing is accepted until TakeOver. Another ztunnel accepts from the same listeners meanwhile.
+	Held bool
 	// PodConnections bounds the connections of one pod, both ways together, and the tunnels to it; default 20,000.
 	PodConnections int
 	// PodHandshakes bounds the TLS handshakes with one pod's peers that are under way; further ones wait to be
@@ -120,6 +122,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	pods     map[string]*pod
 	wanted   map[mesh.Identity]int
+	held     bool // no connections yet
 	stopping bool // no new connections
 	closed   bool // no new work
 }
@@ -144,7 +147,7 @@ func New(cfg Config) *Proxy {
 	if cfg.originalDestination == nil {
 		cfg.originalDestination = (*inpod.Conn).OriginalDestination
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}}
+	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}, held: cfg.Held}
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.witnesses = newWitnesses(p)
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget, Trusted: p.trusted})

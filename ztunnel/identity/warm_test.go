@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/mesh"
+)
+
+// TestWarmWaitsForEachCertificate: for those that are wanted, as long as they are, until time is over.
+func TestWarmWaitsForEachCertificate(t *testing.T) {
+	a := newAuthority(t, time.Now)
+	release := make(chan struct{})
+	a.set(func(a *authority) {
+		a.hook = func(ctx context.Context, id mesh.Identity) error {
+			if id == sa("there") {
+				return nil
+			}
+			select {
+			case <-release:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	s := newStore(t, a, fixedRoots(a.pem()), time.Now)
+	if missing := s.Warm(t.Context()); missing != nil {
+		t.Errorf("with none wanted: %v is missing", missing)
+	}
+	for _, id := range []string{"there", "late", "leaves"} {
+		s.Want(sa(id))
+	}
+	over, cancel := context.WithCancel(t.Context())
+	eventually(t, "the first certificate", func() bool { return info(s, sa("there")).State == StateAvailable })
+	cancel()
+	missing := s.Warm(over)
+	slices.SortFunc(missing, func(a, b mesh.Identity) int { return len(a.ServiceAccount) - len(b.ServiceAccount) })
+	if want := []mesh.Identity{sa("late"), sa("leaves")}; !slices.Equal(missing, want) {
+		t.Errorf("when time is over: %v is missing, want %v", missing, want)
+	}
+
+	waited := make(chan []mesh.Identity, 1)
+	go func() { waited <- s.Warm(t.Context()) }()
+	eventually(t, "it to wait", func() bool { return warming(s) == 1 })
+	s.Forget(sa("leaves"))
+	close(release)
+	if missing := <-waited; missing != nil {
+		t.Errorf("once all are there or gone: %v is missing", missing)
+	}
+	if i := info(s, sa("late")); i.State != StateAvailable {
+		t.Errorf("it did not wait for the late one: %+v", i)
+	}
+}
+
+// TestWarmNoticesAnAuthorityThatComesBack: the pause between attempts does not grow while Warm waits.
+func TestWarmNoticesAnAuthorityThatComesBack(t *testing.T) {
+	ck := newClock()
+	a := newAuthority(t, ck.now)
+	a.set(func(a *authority) {
+		a.hook = func(context.Context, mesh.Identity) error { return errors.New("control is away") }
+	})
+	s := newStore(t, a, fixedRoots(a.pem()), ck.now)
+	s.Want(sa("x"))
+	ctx, cancel := context.WithCancel(t.Context())
+	waited := make(chan []mesh.Identity, 1)
+	go func() { waited <- s.Warm(ctx) }()
+	eventually(t, "it to wait", func() bool { return warming(s) == 1 })
+	for n := 1; n <= 8; n++ {
+		eventually(t, "an attempt", func() bool { return failures(s, sa("x")) >= n })
+		if pause := info(s, sa("x")).Renew.Sub(ck.now()); n > 1 && pause > warmPause {
+			t.Errorf("after %d failures the next attempt is in %v, want %v at most", n, pause, warmPause)
+		}
+		ck.advance(warmPause)
+		s.poke()
+	}
+	cancel()
+	if missing := <-waited; !slices.Equal(missing, []mesh.Identity{sa("x")}) {
+		t.Errorf("%v is missing, want %v", missing, sa("x"))
+	}
+}
+
+func warming(s *Store) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries {
+		n += e.warming
+	}
+	return n
+}
