@@ -3,6 +3,7 @@
 package netns
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"syscall"
@@ -12,11 +13,16 @@ import (
 // crashVariable makes the test binary build a mesh and then end as if it had been killed.
 const crashVariable = "WARREN_NETNS_TEST_CRASH"
 
+// waiting is how many tests with t.Parallel run at once: those that wait most of their time, each with a mesh of its own.
+const waiting = "6"
+
 func TestMain(m *testing.M) {
 	Init()
 	if os.Getenv(crashVariable) != "" {
 		crash()
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", waiting)
 	Main(m)
 }
 

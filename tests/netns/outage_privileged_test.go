@@ -20,6 +20,7 @@ func outage() time.Duration { return time.Duration(scale(60)) * time.Second }
 // TestWithoutAgentAndControl kills both on all nodes: what runs goes on, and new connections work.
 func TestWithoutAgentAndControl(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	s := newSpine(t, Options{})
 	old := openEcho(t, s.client, "tcp4", "far:80")
 	defer old.Close()

@@ -15,6 +15,7 @@ import (
 // replaced under a live connection, which goes on, and new connections use the new one.
 func TestRenewal(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	s := newSpine(t, Options{ControlFlags: []string{"--leaf-ttl", "1m"}})
 	live := openEcho(t, s.client, "tcp4", "far:80")
 	defer live.Close()

@@ -135,6 +135,7 @@ func (l *load) end(t *testing.T) {
 // refused at any step. What the old root had proven ends with it, and nobody believes it any more.
 func TestRootRotation(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	// Certificates of a day move to the new root within five minutes; those of a minute within seconds.
 	s := newSpine(t, Options{ControlFlags: []string{"--leaf-ttl", "1m"}})
 	issuing, next := meshSigner(t, s.Mesh), newRoot(t, "next root")
@@ -203,6 +204,7 @@ func TestRootRotation(t *testing.T) {
 // and everybody else goes on. A list that can't be read changes nothing.
 func TestRevocation(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	s := newSpine(t, Options{})
 	stranger := s.Node("a").Pod("stranger")
 	issuing := meshSigner(t, s.Mesh)

@@ -186,6 +186,7 @@ func rules(t *testing.T, n *Node, chain string) {
 // would never have crossed it.
 func TestNetworkPolicyHoldsOnTheSameNode(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	s := newSpine(t, Options{})
 	to := func(network string) string { return s.near.Addr(network, 8080).String() }
 	t.Run("refused before", func(t *testing.T) {

@@ -72,6 +72,7 @@ func zipkinTraces(t *testing.T, p *Pod, sent int) [][]zipkinSpan {
 // receiver: the ends of one connection, which two ztunnels tell of, are one trace.
 func TestTracing(t *testing.T) {
 	testutil.Privileged(t)
+	t.Parallel() // it waits most of its time
 	jar, receiver := zipkinJar(t), buildPeer(t, "otlp", ".")
 	s := newSpine(t, Options{})
 	zipkin := s.Node("a").Pod("zipkin", In("tracing"), Labels("app", "zipkin"))
