@@ -52,8 +52,23 @@ type Policy struct {
 	Rules  []Rule
 	// DryRun: evaluated and logged, never enforced. An Audit policy that is also DryRun is only logged.
 	DryRun bool
-	// Strict marks the policy converted from PeerAuthentication STRICT, so that a refusal can say STRICT_MTLS.
+	// Strict marks a policy converted from a demand of mutual TLS, so that a refusal can say STRICT_MTLS.
 	Strict bool
+}
+
+// MeshConfigStrict is the name, in the root namespace, of the Strict policy that a MeshConfig's STRICT becomes. No object's
+// name has an underscore.
+const MeshConfigStrict = "converted_mesh_config_strict"
+
+// StrictBy is the kind of object that a Strict policy was converted from; "" of any other policy.
+func (p *Policy) StrictBy() string {
+	switch {
+	case !p.Strict:
+		return ""
+	case p.Name.Name == MeshConfigStrict:
+		return "MeshConfig"
+	}
+	return "PeerAuthentication"
 }
 
 // Rule is the AND of clauses.

@@ -36,7 +36,7 @@ enum reason {
 	REASON_POLICY_DENY = 30, /* a DENY policy matched */
 	REASON_POLICY_NO_ALLOW = 31, /* ALLOW policies apply and none matched */
 	REASON_POLICY_UNKNOWN = 32, /* a policy is referenced that this ztunnel does not know yet */
-	REASON_STRICT_MTLS = 33, /* PeerAuthentication STRICT: the peer has no mesh identity */
+	REASON_STRICT_MTLS = 33, /* STRICT: the peer has no mesh identity */
 	REASON_AUTHORITY_MISMATCH = 34, /* CONNECT names another address than the connection's destination */
 	REASON_BAD_REQUEST = 35, /* not a valid CONNECT request */
 	REASON_TLS_FAILURE = 36, /* the TLS handshake failed */

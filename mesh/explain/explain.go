@@ -36,9 +36,10 @@ type Answer struct {
 	Destination Target `json:"destination"`
 
 	Verdict Verdict `json:"verdict"`
-	// Reason and Policy where all outcomes have the same.
-	Reason reason.Reason `json:"reason"`
-	Policy string        `json:"policy,omitempty"`
+	// Reason, its text and Policy where all outcomes have the same.
+	Reason     reason.Reason `json:"reason"`
+	ReasonText string        `json:"reasonText,omitempty"` // where there is more to say than the table of reasons does
+	Policy     string        `json:"policy,omitempty"`
 
 	Capture  Capture   `json:"capture"` // of the first outcome
 	Outcomes []Outcome `json:"outcomes"`
@@ -93,9 +94,10 @@ type Outcome struct {
 	Endpoint string `json:"endpoint,omitempty"` // namespace/name; empty where there is none
 	Target   string `json:"target,omitempty"`   // the application's address
 
-	Verdict Verdict       `json:"verdict"`
-	Reason  reason.Reason `json:"reason"`
-	Policy  string        `json:"policy,omitempty"`
+	Verdict    Verdict       `json:"verdict"`
+	Reason     reason.Reason `json:"reason"`
+	ReasonText string        `json:"reasonText,omitempty"` // as in Answer
+	Policy     string        `json:"policy,omitempty"`
 
 	Capture Capture `json:"capture"`
 	Client  *Client `json:"client,omitempty"` // absent where no ztunnel has a part on the client's side

@@ -42,16 +42,16 @@ func (a *Answer) headline() string {
 	if a.Verdict == Depends {
 		return "depends on the endpoint"
 	}
-	return headline(a.Verdict, a.Reason, a.Policy)
+	return headline(a.Verdict, a.Reason, a.ReasonText, a.Policy)
 }
 
-func headline(v Verdict, r reason.Reason, policy string) string {
+func headline(v Verdict, r reason.Reason, text, policy string) string {
 	s := string(v)
 	if v == Waits {
 		s += " 5 s at most, then refused"
 	}
 	if r != reason.None {
-		s += ", " + r.String() + ": " + r.Text()
+		s += ", " + r.String() + ": " + cmp.Or(text, r.Text())
 	}
 	if policy != "" {
 		s += " (policy " + policy + ")"
@@ -82,7 +82,7 @@ func (o *Outcome) write(b *strings.Builder, told Capture) {
 	if o.Target != "" {
 		where = strings.TrimSpace(where + " at " + o.Target)
 	}
-	fmt.Fprintf(b, "%s: %s\n", cmp.Or(where, "no endpoint"), headline(o.Verdict, o.Reason, o.Policy))
+	fmt.Fprintf(b, "%s: %s\n", cmp.Or(where, "no endpoint"), headline(o.Verdict, o.Reason, o.ReasonText, o.Policy))
 	if o.Capture != told {
 		line(b, "capture", "%s", o.Capture.Text)
 	}

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	pointer "k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
@@ -128,7 +130,7 @@ func TestConfigFrom(t *testing.T) {
 // TestMeshConfigStrict: the MeshConfig is the default below every PeerAuthentication.
 func TestMeshConfigStrict(t *testing.T) {
 	strictSpec := meshConfig(v1alpha1.MeshConfigSpec{MTLS: v1alpha1.MTLS{Mode: v1alpha1.MTLSStrict}})
-	name := mesh.Name{Namespace: mesh.DefaultRootNamespace, Name: StrictPolicy}
+	name := mesh.Name{Namespace: mesh.DefaultRootNamespace, Name: mesh.MeshConfigStrict}
 	w := newWorld(t, enrolledShop, webPod())
 	check := func(what string, want bool) {
 		t.Helper()
@@ -154,6 +156,23 @@ func TestMeshConfigStrict(t *testing.T) {
 		w.delete(o)
 		check("without it", true)
 	}
+	t.Run("who demands it", func(t *testing.T) {
+		for _, pa := range []runtime.Object{
+			peerAuthentication("shop", "x", strict, 1), peerAuthentication(mesh.DefaultRootNamespace, "x", strict, 1),
+			selecting(peerAuthentication("shop", "x", strict, 1), nil), selecting(peerAuthentication("shop", "x", unset, 1), nil),
+		} {
+			want := "PeerAuthentication"
+			if spec := &pa.(*istiosecurity.PeerAuthentication).Spec; spec.Mtls.Mode == unset {
+				want = "MeshConfig"
+			}
+			w.put(pa)
+			refs := w.web().Policies
+			if len(refs) != 1 || w.store.Snapshot().Policy(refs[0]) == nil || w.store.Snapshot().Policy(refs[0]).StrictBy() != want {
+				t.Errorf("%v: the pod refers to %v, want one policy, by %s", pa, refs, want)
+			}
+			w.delete(pa)
+		}
+	})
 	w.put(meshConfig(v1alpha1.MeshConfigSpec{}))
 	check("PERMISSIVE", false)
 	if w.store.Snapshot().Policy(name) != nil {

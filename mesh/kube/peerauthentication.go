@@ -131,13 +131,14 @@ func (t *Translator) oldest(namespace string, fits func(*peerAuth) bool) *peerAu
 }
 
 // strict reports whether the namespace's pods take mutual TLS only, unless a PeerAuthentication selects them: its
-// own oldest object decides; none, or UNSET, leaves it to the mesh's, and that to the MeshConfig.
-func (t *Translator) strict(namespace string) bool {
+// own oldest object decides; none, or UNSET, leaves it to the mesh's, and that to the MeshConfig: byConfig says that it
+// came to that.
+func (t *Translator) strict(namespace string) (strict, byConfig bool) {
 	for _, ns := range []string{namespace, t.cfg.RootNamespace} {
 		pa := t.oldest(ns, func(pa *peerAuth) bool { return len(pa.selector) == 0 })
 		if pa != nil && pa.mode != modeUnset {
-			return pa.mode == modeStrict
+			return pa.mode == modeStrict, false
 		}
 	}
-	return t.base().MTLSStrict
+	return t.base().MTLSStrict, true
 }

@@ -158,7 +158,7 @@ func TestPeerAuthenticationBySelector(t *testing.T) {
 			}
 			// A pod that is not selected goes by its namespace.
 			w.put(webPod(func(p *corev1.Pod) { p.Labels = nil }))
-			if got := len(w.web().Policies) == 1; got != w.tr.strict("shop") {
+			if want, _ := w.tr.strict("shop"); (len(w.web().Policies) == 1) != want {
 				t.Errorf("not selected, yet %v", w.web().Policies)
 			}
 			for _, o := range tt.list {

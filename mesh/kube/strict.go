@@ -18,8 +18,12 @@ const (
 	PortPolicyPrefix = "converted_peer_authentication_"
 )
 
-// strictName is the converted policy's name.
-func (t *Translator) strictName() mesh.Name {
+// strictName is the name of the policy by which everything is STRICT: byConfig, because the MeshConfig says so, else a
+// PeerAuthentication.
+func (t *Translator) strictName(byConfig bool) mesh.Name {
+	if byConfig {
+		return mesh.Name{Namespace: t.cfg.RootNamespace, Name: mesh.MeshConfigStrict}
+	}
 	return mesh.Name{Namespace: t.cfg.RootNamespace, Name: StrictPolicy}
 }
 
@@ -29,49 +33,53 @@ func (t *Translator) peerPolicy(p *pod) (mesh.Name, bool) {
 	ns := p.name.Namespace
 	pa := t.oldest(ns, func(pa *peerAuth) bool { return len(pa.selector) > 0 && selected(pa.selector, p.labels) })
 	if pa == nil {
-		return t.strictName(), t.strict(ns)
+		strict, byConfig := t.strict(ns)
+		return t.strictName(byConfig), strict
 	}
-	strict, others := t.byPort(ns, pa)
+	strict, byConfig, others := t.byPort(ns, pa)
 	if len(others) == 0 {
-		return t.strictName(), strict
+		return t.strictName(byConfig), strict
 	}
 	return mesh.Name{Namespace: ns, Name: PortPolicyPrefix + pa.name}, true
 }
 
-// byPort is what a PeerAuthentication says, with UNSET resolved: whether it is STRICT, and the ports where it
-// is the other way, in order.
-func (t *Translator) byPort(namespace string, pa *peerAuth) (strict bool, others []uint16) {
-	strict = pa.mode == modeStrict || pa.mode == modeUnset && t.strict(namespace)
+// byPort is what a PeerAuthentication says, with UNSET resolved: whether it is STRICT, whether that is the MeshConfig's
+// word, and the ports where it is the other way, in order.
+func (t *Translator) byPort(namespace string, pa *peerAuth) (strict, byConfig bool, others []uint16) {
+	if strict = pa.mode == modeStrict; pa.mode == modeUnset {
+		strict, byConfig = t.strict(namespace)
+	}
 	for _, port := range slices.Sorted(maps.Keys(pa.ports)) {
 		if mode := pa.ports[port]; mode != modeUnset && (mode == modeStrict) != strict {
 			others = append(others, port)
 		}
 	}
-	return strict, others
+	return strict, byConfig, others
 }
 
 // peerPolicies are the policies that all PeerAuthentications and the MeshConfig together become.
 func (t *Translator) peerPolicies() map[mesh.Name]*mesh.Policy {
 	out := map[mesh.Name]*mesh.Policy{}
-	if t.strict(t.cfg.RootNamespace) { // and with it every namespace that says nothing of its own
-		out[t.strictName()] = strictPolicy(t.strictName(), mesh.Match{})
-	}
-	for ns, pas := range t.peerAuths {
-		if t.strict(ns) {
-			out[t.strictName()] = strictPolicy(t.strictName(), mesh.Match{})
+	everything := func(strict, byConfig bool) {
+		if name := t.strictName(byConfig); strict {
+			out[name] = strictPolicy(name, mesh.Match{})
 		}
+	}
+	everything(t.strict(t.cfg.RootNamespace)) // and with it every namespace that says nothing of its own
+	for ns, pas := range t.peerAuths {
+		everything(t.strict(ns))
 		for _, pa := range pas {
 			if len(pa.selector) == 0 {
 				continue
 			}
 			name := mesh.Name{Namespace: ns, Name: PortPolicyPrefix + pa.name}
-			switch strict, others := t.byPort(ns, pa); {
+			switch strict, byConfig, others := t.byPort(ns, pa); {
 			case len(others) > 0 && strict:
 				out[name] = strictPolicy(name, mesh.Match{NotDestinationPorts: others})
 			case len(others) > 0:
 				out[name] = strictPolicy(name, mesh.Match{DestinationPorts: others})
-			case strict:
-				out[t.strictName()] = strictPolicy(t.strictName(), mesh.Match{})
+			default:
+				everything(strict, byConfig)
 			}
 		}
 	}

@@ -70,7 +70,7 @@ const (
 	PolicyNoAllow Reason = 31
 	// PolicyUnknown: a policy is referenced that this ztunnel does not know yet.
 	PolicyUnknown Reason = 32
-	// StrictMTLS: PeerAuthentication STRICT: the peer has no mesh identity.
+	// StrictMTLS: STRICT: the peer has no mesh identity.
 	StrictMTLS Reason = 33
 	// AuthorityMismatch: CONNECT names another address than the connection's destination.
 	AuthorityMismatch Reason = 34
@@ -161,7 +161,7 @@ var table = [Max]entry{
 	PolicyDeny:                {"POLICY_DENY", Drop, "a DENY policy matched"},
 	PolicyNoAllow:             {"POLICY_NO_ALLOW", Drop, "ALLOW policies apply and none matched"},
 	PolicyUnknown:             {"POLICY_UNKNOWN", Drop, "a policy is referenced that this ztunnel does not know yet"},
-	StrictMTLS:                {"STRICT_MTLS", Drop, "PeerAuthentication STRICT: the peer has no mesh identity"},
+	StrictMTLS:                {"STRICT_MTLS", Drop, "STRICT: the peer has no mesh identity"},
 	AuthorityMismatch:         {"AUTHORITY_MISMATCH", Drop, "CONNECT names another address than the connection's destination"},
 	BadRequest:                {"BAD_REQUEST", Drop, "not a valid CONNECT request"},
 	TLSFailure:                {"TLS_FAILURE", Drop, "the TLS handshake failed"},

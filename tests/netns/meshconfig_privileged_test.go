@@ -5,12 +5,14 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/manifests"
 	"github.com/warren-mesh/warren/tests/testutil"
@@ -47,7 +49,10 @@ func TestMeshConfigStrict(t *testing.T) {
 		if !isReset(err) || took > heldFor-time.Second || heard.Load() != before {
 			t.Errorf("the outsider saw %v after %v, the application accepted %d; want a reset at once", err, took, heard.Load()-before)
 		}
-		a.ended("destination", "STRICT_MTLS", by(local, outsider), "dst.workload=near", "bytes_recv=0")
+		line := a.ended("destination", "STRICT_MTLS", by(local, outsider), "dst.workload=near", "bytes_recv=0", "policy=warren-system/"+mesh.MeshConfigStrict)
+		if want := "MeshConfig STRICT: the peer has no mesh identity"; !strings.Contains(line, want) {
+			t.Errorf("the access log lacks %q: %s", want, line)
+		}
 		if _, _, err := talk(t, s.client, "tcp4", s.near.Addr("tcp4", 8080).String(), "x"); err != nil {
 			t.Errorf("a client of the mesh: %v", err)
 		}

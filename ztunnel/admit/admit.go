@@ -43,6 +43,14 @@ func (d Decision) Expired() Decision {
 	return d
 }
 
+// Text is the sentence an operator reads beside the reason.
+func (d Decision) Text() string {
+	if d.Judged && d.Reason == d.Policy.Reason {
+		return d.Policy.Text()
+	}
+	return d.Reason.Text()
+}
+
 // Stream decides about a CONNECT request of peer, which came from the address src by a tunnel to dst, an address
 // of the pod local (nil while the snapshot lacks it).
 func Stream(snap *mesh.Snapshot, p Policies, local *mesh.Workload, peer mesh.Identity, src, dst netip.Addr, authority string) Decision {

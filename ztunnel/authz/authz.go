@@ -36,12 +36,22 @@ type Decision struct {
 	// matched, it is one of them, of the narrowest scope. Zero where no policy decided.
 	Policy mesh.Name
 	Rule   int
+	// StrictBy is the kind of object by which mutual TLS is demanded, where that is why it was refused.
+	StrictBy string
 	// DryRun lists what policies that are not enforced would have done, Audit the AUDIT policies that matched;
 	// both in the order of names. Neither changes the outcome.
 	DryRun, Audit []Note
 	// Need is a policy the destination references that is not known yet: wait for it, up to the wait of
 	// every Need. Nothing is allowed meanwhile; Reason already says POLICY_UNKNOWN.
 	Need mesh.Name
+}
+
+// Text is the sentence an operator reads beside the reason.
+func (d Decision) Text() string {
+	if d.StrictBy != "" {
+		return d.StrictBy + " " + d.Reason.Text()
+	}
+	return d.Reason.Text()
 }
 
 // Note is a policy that matched and is not enforced, and its first rule that did.
@@ -150,7 +160,7 @@ func (f *findings) decide() Decision {
 	switch {
 	case f.deny != nothing:
 		d.Policy, d.Rule, d.Reason = f.policies[f.deny.rank].Name, int(f.deny.rule), reason.PolicyDeny
-		if f.policies[f.deny.rank].Strict {
+		if d.StrictBy = f.policies[f.deny.rank].StrictBy(); d.StrictBy != "" {
 			d.Reason = reason.StrictMTLS
 		}
 	case !f.unknown.IsZero():

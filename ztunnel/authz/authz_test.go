@@ -136,6 +136,23 @@ func TestEvaluate(t *testing.T) {
 	}
 }
 
+// TestWhoDemandsMutualTLS: a refusal names the kind of object to look at.
+func TestWhoDemandsMutualTLS(t *testing.T) {
+	for object, want := range map[string]string{
+		"istio_converted_static_strict": "PeerAuthentication", "converted_peer_authentication_x": "PeerAuthentication", mesh.MeshConfigStrict: "MeshConfig",
+	} {
+		n := name("warren-system", object)
+		d := Evaluate(mesh.NewSnapshot().With(mesh.PutPolicy{Policy: strict(n)}), &mesh.Workload{Namespace: "b", Policies: []mesh.Name{n}}, plain)
+		if text := want + " STRICT: the peer has no mesh identity"; d.StrictBy != want || d.Text() != text {
+			t.Errorf("%s: by %q: %q, want by %q: %q", object, d.StrictBy, d.Text(), want, text)
+		}
+	}
+	deny := &mesh.Policy{Name: name("b", "d"), Scope: mesh.ScopeNamespace, Action: mesh.Deny, Rules: []mesh.Rule{{}}}
+	if d := Evaluate(mesh.NewSnapshot().With(mesh.PutPolicy{Policy: deny}), &mesh.Workload{Namespace: "b"}, plain); d.StrictBy != "" || d.Text() != reason.PolicyDeny.Text() {
+		t.Errorf("another refusal: by %q: %q", d.StrictBy, d.Text())
+	}
+}
+
 func TestDryRunNotes(t *testing.T) {
 	snap := mesh.NewSnapshot().With(mesh.PutPolicy{Policy: &mesh.Policy{Name: name("b", "dry"), Scope: mesh.ScopeNamespace, Action: mesh.Deny, DryRun: true, Rules: []mesh.Rule{{}}}})
 	d := Evaluate(snap, &mesh.Workload{Namespace: "b"}, conn)

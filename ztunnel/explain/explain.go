@@ -222,13 +222,16 @@ func (x *run) summarize() {
 	for i, o := range a.Outcomes {
 		switch {
 		case i == 0:
-			a.Verdict, a.Reason, a.Policy, a.Capture = o.Verdict, o.Reason, o.Policy, o.Capture
+			a.Verdict, a.Reason, a.ReasonText, a.Policy, a.Capture = o.Verdict, o.Reason, o.ReasonText, o.Policy, o.Capture
 			continue
 		case o.Verdict != a.Verdict:
 			a.Verdict = explain.Depends
 		}
 		if o.Reason != a.Reason {
 			a.Reason = reason.None
+		}
+		if o.ReasonText != a.ReasonText {
+			a.ReasonText = ""
 		}
 		if o.Policy != a.Policy {
 			a.Policy = ""

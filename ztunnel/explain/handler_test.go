@@ -71,6 +71,17 @@ func TestHandler(t *testing.T) {
 	if err != nil || a.Outcomes[0].Client.Authority != "10.1.0.2:8080" || a.Outcomes[0].Client.Witness != "" || a.Outcomes[0].Server.Protocol != "HBONE" {
 		t.Errorf("with TLS on the same node: %v, %+v", err, a)
 	}
+	byConfig := mesh.Name{Namespace: "warren-system", Name: mesh.MeshConfigStrict}
+	server, client := *snap.WorkloadByAddr(netip.MustParseAddr("10.1.0.2")), *snap.WorkloadByAddr(netip.MustParseAddr("10.1.0.1"))
+	server.Policies, client.Capture = []mesh.Name{byConfig}, mesh.Outside
+	held := snap.With(mesh.PutWorkload{Workload: &server}, mesh.PutWorkload{Workload: &client}, mesh.PutPolicy{Policy: &mesh.Policy{
+		Name: byConfig, Scope: mesh.ScopeWorkload, Action: mesh.Deny, Strict: true,
+		Rules: []mesh.Rule{{Clauses: []mesh.Clause{{Matches: []mesh.Match{{NotPrincipals: []mesh.StringMatch{{Kind: mesh.MatchPresence}}}}}}}}}})
+	with = Explainer{Node: "n1", Snapshot: func() *mesh.Snapshot { return held }}
+	a, err = with.Explain(Query{Source: "shop/client", Destination: "shop/web-1", Port: 8080})
+	if err != nil || a.Reason != reason.StrictMTLS || a.ReasonText != "MeshConfig STRICT: the peer has no mesh identity" || a.Outcomes[0].ReasonText != a.ReasonText {
+		t.Errorf("by the MeshConfig: %v, %+v", err, a)
+	}
 	e.Certificate = func(id mesh.Identity) string { return "no certificate for " + id.ServiceAccount }
 	if text := get("src=shop/client&dst=shop/web&port=80&format=text", "").Body.String(); !strings.Contains(text, "note       no certificate for client") {
 		t.Errorf("the text lacks the certificate:\n%s", text)

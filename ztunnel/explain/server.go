@@ -127,6 +127,9 @@ func (x *run) server(o *explain.Outcome, j *judge, a admit.Decision, w *mesh.Wor
 		return s
 	}
 	o.Reason = a.Reason
+	if text := a.Text(); text != a.Reason.Text() {
+		o.ReasonText = text
+	}
 	if p := admit.Decisive(a.Policy); a.Judged && !a.Policy.Allowed && !p.IsZero() {
 		o.Policy = p.String()
 	}

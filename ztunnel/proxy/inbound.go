@@ -184,7 +184,7 @@ func (c *connection) ask(peer mesh.Identity, src, dst netip.AddrPort, authority 
 	case errors.As(d.Bad, &bad):
 		err = &refusedRequest{endError{bad.Reason, fmt.Errorf("%s from %s: %w", peer, src, bad)}, bad.Status}
 	case d.Action != route.Tunnel:
-		err = fail(d.Reason, "%s from %s: %s", peer, src, d.Reason.Text())
+		err = fail(d.Reason, "%s from %s: %s", peer, src, d.Text())
 	}
 	return d.Inbound, local, err
 }

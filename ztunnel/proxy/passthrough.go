@@ -54,7 +54,7 @@ func (c *connection) admitPlaintext(src, dst netip.AddrPort) error {
 	}
 	c.learn(func(f *facts) { f.reason = d.Reason })
 	if d.Action != route.Passthrough {
-		return fail(d.Reason, "%s: %s", src, d.Reason.Text())
+		return fail(d.Reason, "%s: %s", src, d.Text())
 	}
 	return nil
 }

@@ -63,7 +63,10 @@ func TestStrictRefusesPlaintextOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantReset(t, "stranger", c)
-	m.far.logged(map[string]any{"reason": "STRICT_MTLS", "policy": "warren-system/strict"})
+	r := m.far.logged(map[string]any{"reason": "STRICT_MTLS", "policy": "warren-system/strict"})
+	if want := "PeerAuthentication STRICT: "; !strings.Contains(r["error"].(string), want) {
+		t.Errorf("logged %q, want %q in it", r["error"], want)
+	}
 	if n := m.far.metrics.Reason(metrics.Destination, reason.StrictMTLS); n != 1 {
 		t.Errorf("STRICT_MTLS counted %d times", n)
 	}
