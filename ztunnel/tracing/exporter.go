@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// queueLength is how many spans wait for a slow collector before more are dropped.
-	queueLength = 2048
 	// batchLength is how many spans go in one message at most.
 	batchLength = 512
 	// batchTime is how long a span waits for others to go with.
@@ -43,7 +41,7 @@ func (e *permanentError) Unwrap() error { return e.err }
 type exporter struct {
 	name  string
 	sink  sink
-	queue chan *Span
+	queue *queue
 	count *counts
 	log   *slog.Logger
 	// pause between attempts, except in tests retry.Delay's.
@@ -52,16 +50,14 @@ type exporter struct {
 }
 
 func newExporter(name string, s sink, c *counts, log *slog.Logger) *exporter {
-	return &exporter{name: name, sink: s, queue: make(chan *Span, queueLength), count: c, log: log, batch: batchTime,
+	return &exporter{name: name, sink: s, queue: newQueue(), count: c, log: log, batch: batchTime,
 		pause: func(failures int) time.Duration { return retry.Delay(failures, shortestPause, longestPause) }}
 }
 
 // offer takes s if there is room. It never blocks.
 func (e *exporter) offer(s *Span) {
-	select {
-	case e.queue <- s:
-	default:
-		e.count.dropped(e.name, "queue_full", 1)
+	if cause := e.queue.put(s); cause != "" {
+		e.count.dropped(e.name, cause, 1)
 	}
 }
 
@@ -84,7 +80,8 @@ func (e *exporter) gather(ctx context.Context) (batch []*Span) {
 	var full <-chan time.Time
 	for len(batch) < batchLength {
 		select {
-		case s := <-e.queue:
+		case s := <-e.queue.out:
+			e.queue.taken(s)
 			if batch = append(batch, s); full == nil {
 				full = time.After(e.batch)
 			}
@@ -148,7 +145,8 @@ func (e *exporter) once(ctx context.Context, batch []*Span) error {
 func (e *exporter) last(batch []*Span) {
 	for more := true; more; {
 		select {
-		case s := <-e.queue:
+		case s := <-e.queue.out:
+			e.queue.taken(s)
 			batch = append(batch, s)
 		default:
 			more = false

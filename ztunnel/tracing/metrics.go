@@ -11,7 +11,7 @@ func newCounts(reg prometheus.Registerer) *counts {
 	c := &counts{
 		exported: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_spans_exported_total", Help: "Spans that a collector took."}, []string{"exporter"}),
 		lost: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_spans_dropped_total",
-			Help: "Spans dropped: the queue was full, the collector refused them, or it could not be reached."}, []string{"exporter", "cause"}),
+			Help: "Spans dropped: the queue or a pod's share of it was full, the collector refused them, or it could not be reached."}, []string{"exporter", "cause"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_spans_export_failures_total", Help: "Attempts to deliver spans that failed."}, []string{"exporter"}),
 	}
 	if reg != nil {

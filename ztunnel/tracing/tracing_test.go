@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -324,8 +325,10 @@ func TestCollectorAway(t *testing.T) {
 	e := tr.now.Load().exporters[0]
 	const n = 3 * queueLength
 	began := time.Now()
-	for range n {
-		tr.Export(sample())
+	for i := range n { // of more pods than fill it with their shares
+		s := sample()
+		s.Remote.PodUID = strconv.Itoa(i % 64)
+		tr.Export(s)
 	}
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("to hand over %d spans took %v", n, took)
@@ -335,8 +338,8 @@ func TestCollectorAway(t *testing.T) {
 	if most := float64(n - queueLength); lost < most-batchLength || lost > most {
 		t.Errorf("%v dropped of %d, want about %v", lost, n, most)
 	}
-	if len(e.queue) > queueLength {
-		t.Errorf("%d wait", len(e.queue))
+	if len(e.queue.out) > queueLength {
+		t.Errorf("%d wait", len(e.queue.out))
 	}
 	f.set(func(f *fakeCollector) { f.fail = nil })
 	eventually(t, "the others", func() bool { return count(reg, "warren_spans_exported_total") == n-lost })
