@@ -23,7 +23,10 @@ type side interface {
 }
 
 // tcpSide is an application's connection, or a plaintext one to a peer.
-type tcpSide struct{ *inpod.Conn }
+type tcpSide struct {
+	*inpod.Conn
+	account *account // of the pod that answers for what waits to be written here
+}
 
 func (t tcpSide) abort() { _ = t.Reset() }
 func (t tcpSide) orderly() {

@@ -46,7 +46,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 		return
 	}
 	cfg := p.cfg.HBONE
-	cfg.Budget = pd.budget
+	cfg.Budget = pd.account.budget
 	t.server = hbone.NewServer(rc, cfg, func(s *hbone.ServerStream) { p.serveStream(t, s) })
 	pd.mu.Lock()
 	full := len(pd.tunnels) >= p.cfg.PodConnections

@@ -21,7 +21,7 @@ import (
 // serveOutbound carries one connection that a captured pod's application opened.
 func (p *Proxy) serveOutbound(stay life, pd *pod, app *inpod.Conn) {
 	f := facts{direction: outbound, src: app.RemoteAddrPort()}
-	c, err := p.begin(stay, pd, metrics.Source, f, tcpSide{app})
+	c, err := p.begin(stay, pd, metrics.Source, f, tcpSide{app, &pd.account})
 	if err == nil {
 		err = c.carryOutbound(app)
 	}
@@ -100,7 +100,7 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 	peer := p.proven(s, d)
 	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, peer })
 	c.established()
-	return relay(tcpSide{app}, far, c.moved)
+	return relay(tcpSide{app, &c.pod.account}, far, c.moved)
 }
 
 // proven is who the far end proved to be. Where the service has further names that need not be who its workload is;
@@ -158,7 +158,7 @@ func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) error {
 		return err
 	}
 	c.established()
-	return relay(tcpSide{app}, far, c.moved)
+	return relay(tcpSide{app, &c.pod.account}, far, c.moved)
 }
 
 // dialApplication connects from the pod's network and attaches the connection as the far side.
@@ -169,7 +169,7 @@ func (c *connection) dialApplication(dst, client netip.AddrPort) (tcpSide, error
 	if err != nil {
 		return tcpSide{}, dialError(err, false)
 	}
-	far := tcpSide{conn}
+	far := tcpSide{conn, &c.pod.account}
 	c.attach(1, far)
 	return far, nil
 }

@@ -16,7 +16,7 @@ import (
 // allowed it and the application accepted.
 func (p *Proxy) servePlaintext(stay life, pd *pod, client *inpod.Conn) {
 	f := facts{direction: inbound, src: client.RemoteAddrPort(), dst: client.LocalAddrPort(), target: client.LocalAddrPort()}
-	c, err := p.begin(stay, pd, metrics.Destination, f, tcpSide{client})
+	c, err := p.begin(stay, pd, metrics.Destination, f, tcpSide{client, &pd.account})
 	if err == nil {
 		err = c.carryPlaintext(client)
 	}
@@ -34,7 +34,7 @@ func (c *connection) carryPlaintext(client *inpod.Conn) error {
 		return err
 	}
 	c.established()
-	return relay(tcpSide{client}, app, c.moved)
+	return relay(tcpSide{client, &c.pod.account}, app, c.moved)
 }
 
 // admitPlaintext evaluates policy first, for STRICT refuses at once, then whether plaintext may come from there.

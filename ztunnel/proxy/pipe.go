@@ -25,8 +25,15 @@ func getPipe() (pipe, error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return pipe{}, os.NewSyscallError("pipe2", err)
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, spliceMost) // a smaller one does too
-	return pipe{fds[0], fds[1]}, nil
+	p := pipe{fds[0], fds[1]}
+	if _, err := unix.FcntlInt(uintptr(p.r), unix.F_SETPIPE_SZ, spliceMost); err != nil {
+		// One of the ordinary size does too, but not one of two pages.
+		if _, err := unix.FcntlInt(uintptr(p.r), unix.F_SETPIPE_SZ, spliceLeast); err != nil {
+			p.close()
+			return pipe{}, os.NewSyscallError("fcntl F_SETPIPE_SZ", err)
+		}
+	}
+	return p, nil
 }
 
 func (p pipe) put() {

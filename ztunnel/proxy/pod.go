@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 )
 
@@ -20,8 +19,8 @@ type listener interface {
 
 // pod is what the proxy keeps for one pod, as long as ZDS or the broker names it.
 type pod struct {
-	uid    string
-	budget *hbone.Budget
+	uid     string
+	account account
 	// handshakes holds a token for each TLS handshake under way: strangers at port 15008 can have no more of the
 	// process than that.
 	handshakes chan struct{}

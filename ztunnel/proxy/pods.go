@@ -204,7 +204,7 @@ func (p *Proxy) settle(leaving context.Context, pd *pod, why error) bool {
 // budget is what the tunnels of a pod share, whichever end opened them. nil, one for each, when the pod went meanwhile.
 func (p *Proxy) budget(uid string) *hbone.Budget {
 	if pd := p.find(uid); pd != nil {
-		return pd.budget
+		return pd.account.budget
 	}
 	return nil
 }
@@ -219,7 +219,7 @@ func (p *Proxy) podLocked(uid string) *pod {
 	pd := p.pods[uid]
 	if pd == nil {
 		pd = &pod{
-			uid: uid, budget: hbone.NewBudget(podBudget), life: p.newLife(), listeners: map[inpod.Kind]listener{},
+			uid: uid, account: account{budget: hbone.NewBudget(podBudget)}, life: p.newLife(), listeners: map[inpod.Kind]listener{},
 			handshakes: make(chan struct{}, p.cfg.PodHandshakes),
 			serving:    map[inpod.Kind]bool{}, conns: map[uint64]*connection{}, tunnels: map[*tunnel]struct{}{},
 		}

@@ -92,7 +92,7 @@ type Config struct {
 }
 
 const (
-	// podBudget bounds the bytes a pod's tunnels hold for slow applications.
+	// podBudget bounds the bytes that wait for a pod's slow applications and peers.
 	podBudget = 64 << 20
 	// openTimeout bounds everything from the application's connect to the far end's 200.
 	openTimeout = 45 * time.Second

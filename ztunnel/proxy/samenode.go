@@ -59,7 +59,7 @@ func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route
 	in, err := p.beginWith(c.moved, stay, there, metrics.Destination, facts{
 		direction: inbound, src: app.RemoteAddrPort(), dst: d.Target, sourceID: self, destinationID: peer, mutual: true,
 		reason: reason.SameNode, span: span.Child(), parent: span.Span,
-	}, tcpSide{app})
+	}, tcpSide{app, &c.pod.account})
 	stopIn := context.AfterFunc(c.ctx, func() { in.cancel(context.Cause(c.ctx)) })
 	if err == nil {
 		err = in.carryFrom(c, app, d.Authority, w)
@@ -95,7 +95,7 @@ func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority st
 	client.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, id, c.pod.self() })
 	c.established()
 	client.established()
-	return relay(tcpSide{app}, server, c.moved)
+	return relay(tcpSide{app, &client.pod.account}, server, c.moved)
 }
 
 // carries reports whether it was established.

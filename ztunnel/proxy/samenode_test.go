@@ -362,7 +362,7 @@ func TestSameNodeOfAnotherStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	pd := p.find(client.uid)
-	c, err := p.begin(pd.life, pd, metrics.Source, facts{direction: outbound, src: app.RemoteAddrPort()}, tcpSide{app})
+	c, err := p.begin(pd.life, pd, metrics.Source, facts{direction: outbound, src: app.RemoteAddrPort()}, tcpSide{app, &pd.account})
 	if err != nil {
 		t.Fatal(err)
 	}

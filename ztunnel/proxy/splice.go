@@ -15,6 +15,8 @@ import (
 const (
 	// spliceMost is how many bytes one splice may move, and the pipe should hold.
 	spliceMost = 1 << 20
+	// spliceLeast is how many the pipe must hold: what pipes have that nobody asked for more, or for too many.
+	spliceLeast = 64 << 10
 	// copyMost is how many bytes are copied at once: what fits costs two calls that way, four by a pipe.
 	copyMost = 16 << 10
 )
@@ -33,7 +35,7 @@ func splice(dst, src tcpSide, n *atomic.Uint64) error {
 	if err != nil {
 		return err
 	}
-	s := splicer{counter: n}
+	s := splicer{counter: n, account: dst.account}
 	err = s.copy(to, from)
 	s.drop()
 	return err
@@ -44,11 +46,13 @@ func splice(dst, src tcpSide, n *atomic.Uint64) error {
 type splicer struct {
 	large   bool // the last piece was: the next goes by a pipe
 	pipe    pipe
-	piped   bool            // pipe is set
+	piped   bool            // pipe is set, and counted
 	piece   *[copyMost]byte // else, while it holds something
 	held    int             // bytes in one of them
 	gone    int             // bytes of piece that have been written
 	counter *atomic.Uint64
+	account *account
+	owed    int // bytes counted there
 	errno   syscall.Errno
 	call    string // that errno is of
 	ended   bool
@@ -57,6 +61,12 @@ type splicer struct {
 func (s *splicer) copy(to, from syscall.RawConn) error {
 	fill, empty := s.fill, s.empty // one allocation each
 	for {
+		if s.account.full() { // nothing is held while the reader takes nothing
+			s.drop()
+			if err := to.Write(writable); err != nil {
+				return err
+			}
+		}
 		if err := from.Read(fill); err != nil {
 			return err
 		}
@@ -109,10 +119,14 @@ func (s *splicer) empty(fd uintptr) bool {
 		s.gone += n
 	}
 	if errno == syscall.EAGAIN {
+		s.owe(s.held)
 		return false
 	}
 	s.held -= n
 	s.counter.Add(uint64(n))
+	if s.owed > 0 {
+		s.owe(s.held)
+	}
 	s.errno = errno
 	if s.held == 0 && !(s.piped && s.large) {
 		s.drop()
@@ -120,20 +134,37 @@ func (s *splicer) empty(fd uintptr) bool {
 	return true
 }
 
-// openPipe has the next pieces go by a pipe. Without descriptors for one they are copied.
+// owe has n bytes counted as waiting for a slow reader.
+func (s *splicer) owe(n int) {
+	s.account.budget.Count(n - s.owed)
+	s.owed = n
+}
+
+// openPipe has the next pieces go by a pipe. Without room or descriptors for one they are copied.
 func (s *splicer) openPipe() bool {
 	if s.piped {
 		return true
 	}
-	p, err := getPipe()
-	if err == nil {
-		s.pipe, s.piped = p, true
+	if !s.account.takePipe() {
+		return false
 	}
-	return err == nil
+	p, err := getPipe()
+	if err != nil {
+		s.account.givePipe()
+		return false
+	}
+	s.pipe, s.piped = p, true
+	return true
 }
 
 // drop lets go of buffer and pipe.
 func (s *splicer) drop() {
+	if s.owed > 0 {
+		s.owe(0)
+	}
+	if s.piped {
+		s.account.givePipe()
+	}
 	switch {
 	case s.piped && s.held > 0:
 		s.pipe.close()
@@ -143,6 +174,14 @@ func (s *splicer) drop() {
 		pieces.Put(s.piece)
 	}
 	s.piped, s.piece = false, nil
+}
+
+// writable reports whether the socket takes a piece, at least in part. It looks by ppoll, which the seal allows.
+func writable(fd uintptr) bool {
+	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+	var now unix.Timespec
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n != 0 || errno != 0
 }
 
 func spliceOnce(from, to uintptr, most int) (int, syscall.Errno) {

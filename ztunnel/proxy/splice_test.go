@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 )
 
@@ -46,7 +47,7 @@ func sideOf(t *testing.T, c *net.TCPConn) tcpSide {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tcpSide{conn}
+	return tcpSide{conn, &account{budget: hbone.NewBudget(podBudget)}}
 }
 
 // TestPiecesThatAreTakenInPart: a socket that is nearly full takes some of a piece, and the rest later. Pieces are of

@@ -408,7 +408,7 @@ func TestBudgetOfAPod(t *testing.T) {
 	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
 	for _, p := range []*testPod{client, server} {
 		pd := p.node.proxy.find(p.uid)
-		eventually(t, "bytes to wait for "+p.uid, func() bool { return pd.budget.Used() > 0 })
+		eventually(t, "bytes to wait for "+p.uid, func() bool { return pd.account.budget.Used() > 0 })
 	}
 	_ = c.SetLinger(0)
 	_ = c.Close()

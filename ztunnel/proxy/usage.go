@@ -262,7 +262,7 @@ func (p *Proxy) use() []metrics.PodUse {
 	out := make([]metrics.PodUse, 0, len(pods))
 	for _, pd := range pods {
 		pd.mu.Lock()
-		u := metrics.PodUse{Name: pd.name, Serving: pd.known && len(pd.listeners) > 0, Tunnels: len(pd.tunnels), Handshakes: len(pd.handshakes), Buffered: pd.budget.Used()}
+		u := metrics.PodUse{Name: pd.name, Serving: pd.known && len(pd.listeners) > 0, Tunnels: len(pd.tunnels), Handshakes: len(pd.handshakes), Buffered: pd.account.budget.Used()}
 		for _, c := range pd.conns {
 			if c.reporter == metrics.Source {
 				u.Outbound++

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/warren-mesh/warren/ztunnel/hbone"
+)
+
+// slow is a direction whose reader takes nothing until it is asked to.
+type slow struct {
+	reader *net.TCPConn
+	moved  atomic.Uint64
+	sent   []byte
+	done   chan error
+}
+
+// newSlow sends more than the sockets hold, on a's account.
+func newSlow(t *testing.T, a *account) *slow {
+	client, from := tcpPair(t)
+	to, server := tcpPair(t)
+	for _, c := range []*net.TCPConn{client, from, to, server} {
+		_ = c.SetReadBuffer(64 << 10)
+		_ = c.SetWriteBuffer(64 << 10)
+	}
+	s := &slow{reader: server, sent: make([]byte, 4<<20), done: make(chan error, 1)}
+	_, _ = rand.Read(s.sent)
+	dst, src := sideOf(t, to), sideOf(t, from)
+	dst.account = a
+	go func() {
+		err := splice(dst, src, &s.moved)
+		_ = to.CloseWrite()
+		s.done <- err
+	}()
+	go func() {
+		_, _ = client.Write(s.sent)
+		_ = client.CloseWrite()
+	}()
+	return s
+}
+
+// stuck waits until nothing more goes.
+func (s *slow) stuck() {
+	for before := uint64(1); s.moved.Load() != before; time.Sleep(20 * time.Millisecond) {
+		before = s.moved.Load()
+	}
+}
+
+// read takes all, which is what was sent.
+func (s *slow) read(t *testing.T) {
+	t.Helper()
+	got, err := io.ReadAll(s.reader)
+	if err != nil || !bytes.Equal(got, s.sent) {
+		t.Errorf("read %d bytes of %d, or others, and %v", len(got), len(s.sent), err)
+	}
+	if err := <-s.done; err != nil {
+		t.Errorf("splice: %v", err)
+	}
+}
+
+func newAccount(limit int64) *account { return &account{budget: hbone.NewBudget(limit)} }
+
+func (a *account) settled(t *testing.T) {
+	t.Helper()
+	if p, u := a.pipes.Load(), a.budget.Used(); p != 0 || u != 0 {
+		t.Errorf("when all is read %d pipes and %d bytes are counted", p, u)
+	}
+}
+
+// TestSlowReadersOfOnePod take no more pipes than their share; the rest is served all the same, and another pod gets one.
+func TestSlowReadersOfOnePod(t *testing.T) {
+	a, other := newAccount(podBudget), newAccount(podBudget)
+	var all []*slow
+	for range podPipes + 4 {
+		all = append(all, newSlow(t, a))
+	}
+	eventually(t, "the pod to have its share of pipes", func() bool { return a.pipes.Load() == podPipes })
+	for _, s := range all {
+		s.stuck()
+	}
+	if p, u := a.pipes.Load(), a.budget.Used(); p != podPipes || u < podPipes*copyMost || u > podPipes*spliceMost+4*copyMost {
+		t.Errorf("%d slow readers have %d pipes, and %d bytes are counted", len(all), p, u)
+	}
+	another := newSlow(t, other)
+	eventually(t, "another pod to have a pipe", func() bool { return other.pipes.Load() == 1 })
+	for _, s := range append(all, another) {
+		s.read(t)
+	}
+	a.settled(t)
+	other.settled(t)
+}
+
+// TestOfAFullAccountNothingMoreIsHeld: slow readers beyond it wait with what they would read still in the sender's socket,
+// and get it in the end.
+func TestOfAFullAccountNothingMoreIsHeld(t *testing.T) {
+	a := newAccount(2 * copyMost)
+	first := newSlow(t, a)
+	eventually(t, "the account to be full", a.full)
+	first.stuck()
+	before := a.budget.Used()
+	var more []*slow
+	for range 20 {
+		more = append(more, newSlow(t, a))
+	}
+	for _, s := range more {
+		eventually(t, "the others to be served", func() bool { return s.moved.Load() > 0 })
+		s.stuck()
+	}
+	if got := a.budget.Used(); got > before+int64(len(more))*copyMost/4 {
+		t.Errorf("%d more slow readers hold %d bytes beyond the %d of a full account", len(more), got-before, before)
+	}
+	for _, s := range append(more, first) {
+		s.read(t)
+	}
+	a.settled(t)
+}
