@@ -51,7 +51,7 @@ func TestReasonsPage(t *testing.T) {
 }
 
 // metricName is the name of a metric of ours, as a Go string or in a page.
-var metricName = regexp.MustCompile("[\"`]((?:istio_tcp_|istio_xds_|istio_build|workload_manager_|warren_)[a-z_]*)[\"`]")
+var metricName = regexp.MustCompile("[\"`]((?:istio_tcp_|istio_xds_|istio_build|workload_manager_|warren_|process_)[a-z_]*)[\"`]")
 
 // TestMetricsPage keeps docs/metrics.md complete, and free of what no longer exists; names and labels alike.
 func TestMetricsPage(t *testing.T) {

@@ -6,8 +6,25 @@ import (
 	"context"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/ztunnel/metrics"
 )
+
+// measureProcess has the metrics tell of the process. One that seals itself opens now what that takes.
+func (z *ZTunnel) measureProcess() {
+	if !z.cfg.Sealed {
+		z.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		return
+	}
+	p, err := metrics.OpenProcess("/proc")
+	if err != nil {
+		z.cfg.Log.Warn("no process metrics", "err", err)
+		return
+	}
+	z.registry.MustRegister(p)
+}
 
 // followTelemetry has access log and metrics do as the mesh's configuration says, until ctx ends. Tracing follows it by
 // itself.

@@ -104,9 +104,7 @@ func New(cfg Config) (*ZTunnel, error) {
 	cfg.Drain = cmp.Or(cfg.Drain, 25*time.Second)
 	z := &ZTunnel{cfg: cfg, store: mesh.NewStore(), ready: ready.New(taskObjects, taskPods, taskRoots, taskCertificates), registry: prometheus.NewRegistry(), podsKnown: make(chan struct{}), certificatesWait: certificatesWait}
 	z.registry.MustRegister(collectors.NewGoCollector())
-	if !cfg.Sealed { // it reads /proc
-		z.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	}
+	z.measureProcess()
 	read := func(name string) func(context.Context) ([]byte, error) {
 		return func(ctx context.Context) ([]byte, error) { return cfg.Broker.ReadFile(ctx, name) }
 	}

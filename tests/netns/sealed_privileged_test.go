@@ -40,6 +40,12 @@ func checkSealed(t *testing.T, s *spine, before map[string]int) {
 				t.Errorf("node %s: ztunnel's %s is %v, want %s", node, field, got, want)
 			}
 		}
+		page, _, err := s.Node(node).System.Ztunnel.Pod.Get("http://localhost:15020/metrics")
+		for _, name := range []string{"process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_start_time_seconds "} {
+			if err != nil || !strings.Contains(page, "\n"+name) {
+				t.Errorf("node %s: ztunnel's metrics lack %s(%v)", node, name, err)
+			}
+		}
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // reading, writing, accepting, connecting and splicing on descriptors it has.
 var allowed = []uint32{
 	unix.SYS_READ, unix.SYS_READV, unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_CLOSE,
-	unix.SYS_PREAD64,               // the runtime re-reads the cgroup's cpu.max, which it keeps open
+	unix.SYS_PREAD64,               // the runtime re-reads the cgroup's cpu.max, metrics /proc/self/stat: both are kept open
 	unix.SYS_FSTAT, unix.SYS_LSEEK, // of descriptors: harmless
 	unix.SYS_ACCEPT4, unix.SYS_CONNECT, unix.SYS_SHUTDOWN,
 	unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_GETSOCKOPT,

@@ -29,7 +29,7 @@ const (
 
 // Seal closes the process for good, all its threads. Before it, everything that Go loads when first needed is
 // loaded (see warm); after it, opening anything is fatal or fails, as the mode says. Runtime profiles in proto
-// form and process metrics read /proc, so they must not be asked for. A binary with cgo (the race detector's) must
+// form, and Prometheus' metrics of the process, read /proc, so they must not be asked for. A binary with cgo (the race detector's) must
 // be started with MALLOC_ARENA_MAX=1. It fails where the kernel lacks seccomp or
 // where a privilege can't be dropped; the process is then not sealed and should end.
 func Seal(mode Mode) error {

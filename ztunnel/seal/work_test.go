@@ -19,11 +19,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/warren-mesh/warren/ztunnel/metrics"
 )
 
 const dialSockets = 12 // passed from descriptor 3 on, then two listeners
@@ -31,6 +34,10 @@ const dialSockets = 12 // passed from descriptor 3 on, then two listeners
 // work is a sealed process's day: everything on descriptors it was given.
 func work() error {
 	certificate, err := selfSigned()
+	if err != nil {
+		return err
+	}
+	process, err := metrics.OpenProcess("/proc")
 	if err != nil {
 		return err
 	}
@@ -58,6 +65,7 @@ func work() error {
 		{"splice", func() error { return splice(first, dial) }},
 		{"grpc", func() error { return overGRPC(second, dial) }},
 		{"runtime", runtimeGrows},
+		{"process", func() error { return measured(process) }},
 		{"clock", func() error {
 			_ = time.Now().Local().Format(time.RFC1123)
 			return nil
@@ -69,6 +77,17 @@ func work() error {
 		fmt.Println(step.name)
 	}
 	return nil
+}
+
+// measured reads what the process takes.
+func measured(p *metrics.Process) error {
+	r := prometheus.NewRegistry()
+	r.MustRegister(p)
+	families, err := r.Gather()
+	if err == nil && len(families) < 5 {
+		err = fmt.Errorf("%d metrics of the process", len(families))
+	}
+	return err
 }
 
 func selfSigned() (tls.Certificate, error) {
