@@ -11,6 +11,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -53,74 +54,96 @@ func (b *Broker) DialSelf(ctx context.Context, dst netip.AddrPort) (net.Conn, er
 }
 
 // connect consumes the socket.
-func connect(ctx context.Context, s dialSocket, dst, client netip.AddrPort) (*net.TCPConn, error) {
-	f := os.NewFile(uintptr(s.fd), "dial") // non-blocking already, so the runtime polls it
-	defer f.Close()
-	if client.IsValid() {
+func connect(ctx context.Context, d dialSocket, dst, client netip.AddrPort) (*socket, error) {
+	s, err := begin(d, dst, client)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.awaitConnected(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin sends the SYN.
+func begin(d dialSocket, dst, client netip.AddrPort) (*socket, error) {
+	fd := uintptr(d.fd)
+	name, size, err := encodeSockaddr(dst, d.ipv4Only)
+	if err == nil && client.IsValid() {
 		v := broker.EncodeAddrPort(client)
-		if err := unix.SetsockoptString(s.fd, broker.SockoptLevel, broker.OptClientAddress, string(v[:])); err != nil {
-			return nil, fmt.Errorf("show client address: %w", os.NewSyscallError("setsockopt", err))
+		if errno := setsockopt(fd, broker.SockoptLevel, broker.OptClientAddress, unsafe.Pointer(&v), uintptr(len(v))); errno != 0 {
+			err = fmt.Errorf("show client address: %w", os.NewSyscallError("setsockopt", errno))
 		}
 	}
-	sa, err := sockaddr(dst, s.ipv4Only)
-	if err != nil {
-		return nil, err
-	}
-	switch err := unix.Connect(s.fd, sa); err {
-	case nil:
-	case unix.EINPROGRESS, unix.EINTR:
-		if err := waitConnected(ctx, f); err != nil {
-			return nil, err
+	if err == nil {
+		_, _, errno := syscall.RawSyscall(syscall.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&name)), size)
+		if errno != 0 && errno != unix.EINPROGRESS && errno != unix.EINTR {
+			err = os.NewSyscallError("connect", errno)
 		}
-	default:
-		return nil, os.NewSyscallError("connect", err)
 	}
-	// The copy is the one that splice works on.
-	c, err := net.FileConn(f)
 	if err != nil {
+		unix.Close(d.fd)
 		return nil, err
 	}
-	return c.(*net.TCPConn), nil
+	return newSocket(d.fd)
 }
 
-func sockaddr(dst netip.AddrPort, ipv4Only bool) (unix.Sockaddr, error) {
+// encodeSockaddr is of one family for both: the socket is dual-stack, IPv4 goes as v4-mapped.
+func encodeSockaddr(dst netip.AddrPort, ipv4Only bool) (name unix.RawSockaddrInet6, size uintptr, err error) {
 	if !ipv4Only {
-		// One family for both: the socket is dual-stack, IPv4 goes as v4-mapped.
-		return &unix.SockaddrInet6{Port: int(dst.Port()), Addr: dst.Addr().As16()}, nil
+		name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: swapped(dst.Port()), Addr: dst.Addr().As16()}
+		return name, unsafe.Sizeof(name), nil
 	}
-	if a := dst.Addr().Unmap(); a.Is4() {
-		return &unix.SockaddrInet4{Port: int(dst.Port()), Addr: a.As4()}, nil
+	a := dst.Addr().Unmap()
+	if !a.Is4() {
+		return name, 0, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
 	}
-	return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
+	v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(&name)) // the smaller one, and its beginning is the same
+	*v4 = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: swapped(dst.Port()), Addr: a.As4()}
+	return name, unsafe.Sizeof(*v4), nil
 }
 
-// waitConnected waits for a connect in progress.
-func waitConnected(ctx context.Context, f *os.File) error {
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cerr error
-	err = rc.Write(func(fd uintptr) bool {
-		e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
-			cerr = os.NewSyscallError("getsockopt", err)
-			return true
-		case e != 0:
-			cerr = os.NewSyscallError("connect", syscall.Errno(e))
+// awaitConnected waits for the connect in progress, and learns the socket's addresses.
+func (s *socket) awaitConnected(ctx context.Context) error {
+	var failed error
+	connected := func(fd uintptr) bool {
+		var errno syscall.Errno
+		if s.remote, errno = nameOf(syscall.SYS_GETPEERNAME, fd); errno == 0 {
+			s.local, errno = nameOf(syscall.SYS_GETSOCKNAME, fd)
+			failed = os.NewSyscallError("getsockname", errno0(errno))
 			return true
 		}
-		_, err = unix.Getpeername(int(fd))
-		return err == nil
-	})
+		switch e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); {
+		case err != nil:
+			failed = os.NewSyscallError("getsockopt", err)
+		case e != 0:
+			failed = os.NewSyscallError("connect", syscall.Errno(e))
+		}
+		return failed != nil
+	}
+	now := false // in a pod, mostly, before connect returns
+	err := s.raw.Control(func(fd uintptr) { now = connected(fd) })
+	if err == nil && !now {
+		stop := context.AfterFunc(ctx, func() { _ = s.file.SetWriteDeadline(time.Unix(1, 0)) })
+		err = s.raw.Write(connected)
+		if !stop() && err == nil && failed == nil { // the deadline is set, or about to be
+			err = ctx.Err()
+		}
+	}
 	switch {
-	case cerr != nil:
-		return cerr
+	case failed != nil:
+		return failed
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 		return ctx.Err()
 	}
 	return err
+}
+
+// errno0 is nil for none.
+func errno0(e syscall.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
 }

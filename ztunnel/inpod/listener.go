@@ -3,9 +3,11 @@
 package inpod
 
 import (
+	"errors"
 	"fmt"
-	"net"
 	"os"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,42 +18,80 @@ type Listener struct {
 	pod    string
 	kind   Kind
 	cookie uint64
-	tcp    *net.TCPListener
+	socket *socket
 }
 
 // newListener takes over fd, also when it fails.
 func newListener(pod string, kind Kind, fd int) (*Listener, error) {
-	f := os.NewFile(uintptr(fd), "listener")
-	defer f.Close()
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
-	if err != nil {
-		return nil, fmt.Errorf("take %s listener of pod %s: %w", kind, pod, os.NewSyscallError("getsockopt", err))
+	if err == nil {
+		err = wantTCP(fd)
 	}
-	l, err := net.FileListener(f)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("take %s listener of pod %s: %w", kind, pod, err)
+	}
+	s, err := newSocket(fd)
 	if err != nil {
 		return nil, fmt.Errorf("take %s listener of pod %s: %w", kind, pod, err)
 	}
-	tl, ok := l.(*net.TCPListener)
-	if !ok {
-		l.Close()
-		return nil, fmt.Errorf("take %s listener of pod %s: not TCP", kind, pod)
+	s.local, _ = nameOf(syscall.SYS_GETSOCKNAME, uintptr(fd))
+	return &Listener{pod: pod, kind: kind, cookie: cookie, socket: s}, nil
+}
+
+func wantTCP(fd int) error {
+	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err == nil && protocol != unix.IPPROTO_TCP {
+		return errors.New("not TCP")
 	}
-	return &Listener{pod: pod, kind: kind, cookie: cookie, tcp: tl}, nil
+	return os.NewSyscallError("getsockopt", err)
 }
 
 // Accept waits for a connection. It fails with net.ErrClosed (wrapped) after Close, with EINVAL (wrapped) when
 // somebody shut the socket down: the broker revives it within a second, so accept again. EMFILE and the like
 // are temporary too.
 func (l *Listener) Accept() (*Conn, error) {
-	c, err := l.tcp.AcceptTCP()
+	var a acceptance
+	err := l.socket.raw.Read(a.take)
+	if err != nil {
+		err = l.socket.explain("accept", err)
+	} else if a.errno != 0 {
+		err = os.NewSyscallError("accept4", a.errno)
+	}
+	var s *socket
+	if err == nil {
+		s, err = newSocket(a.fd)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("accept %s of pod %s: %w", l.kind, l.pod, err)
 	}
-	return newConn(c, l.kind == Outbound), nil
+	s.remote = decodeSockaddr(&a.from)
+	s.local, _ = nameOf(syscall.SYS_GETSOCKNAME, uintptr(a.fd))
+	return newConn(s, l.kind == Outbound), nil
+}
+
+// acceptance is what accept4 answered.
+type acceptance struct {
+	fd    int
+	from  unix.RawSockaddrAny
+	errno syscall.Errno
+}
+
+// take accepts one; false has the netpoller wait.
+func (a *acceptance) take(listener uintptr) bool {
+	for {
+		size := uint32(unsafe.Sizeof(a.from))
+		fd, _, errno := syscall.RawSyscall6(syscall.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&size)),
+			unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+		a.fd, a.errno = int(fd), errno
+		if errno != unix.EINTR && errno != unix.ECONNABORTED { // one that gave up meanwhile
+			return errno != unix.EAGAIN
+		}
+	}
 }
 
 // Close ends this process's accepting. The socket itself is not shut down: others accept from it.
-func (l *Listener) Close() error { return l.tcp.Close() }
+func (l *Listener) Close() error { return l.socket.Close() }
 
 // Cookie is the socket's SO_COOKIE: the same in every process that holds it.
 func (l *Listener) Cookie() uint64 { return l.cookie }
@@ -64,13 +104,9 @@ func (l *Listener) Kind() Kind { return l.kind }
 
 // withFD runs f with the descriptor; it fails once closed.
 func (l *Listener) withFD(f func(fd int) error) error {
-	rc, err := l.tcp.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var ferr error
-	if err := rc.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
+	if err := l.socket.raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return l.socket.explain("control", err)
 	}
 	return ferr
 }

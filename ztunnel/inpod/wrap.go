@@ -15,7 +15,7 @@ func NewConn(c *net.TCPConn, outbound bool, local, remote netip.AddrPort) (*Conn
 		c.Close()
 		return nil, err
 	}
-	conn := newConn(c, outbound)
+	conn := &Conn{transport: c, outbound: outbound, local: addrPort(c.LocalAddr()), remote: addrPort(c.RemoteAddr())}
 	if local.IsValid() {
 		conn.local = local
 	}
@@ -23,4 +23,13 @@ func NewConn(c *net.TCPConn, outbound bool, local, remote netip.AddrPort) (*Conn
 		conn.remote = remote
 	}
 	return conn, nil
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

@@ -203,7 +203,7 @@ func (l podListener) Accept() (*inpod.Conn, error) {
 
 // originalDestination answers for the kernel.
 func (n *network) originalDestination(c *inpod.Conn) (netip.AddrPort, error) {
-	if e := n.leg(c.TCPConn); e.original.IsValid() {
+	if e := n.leg(c); e.original.IsValid() {
 		return e.original, nil
 	}
 	return netip.AddrPort{}, syscall.ENOPROTOOPT
