@@ -125,7 +125,7 @@ func (s *Source) Run(ctx context.Context) error {
 }
 
 func (s *Source) run(ctx context.Context, w *watcher) error {
-	if err := s.read(w, nil); err != nil {
+	if _, err := s.read(w, nil); err != nil {
 		return err
 	}
 	s.step(true)
@@ -135,44 +135,52 @@ func (s *Source) run(ctx context.Context, w *watcher) error {
 		if err != nil {
 			return err
 		}
-		if err := s.read(w, touched); err != nil {
+		changed, err := s.read(w, touched)
+		if err != nil {
 			s.log.Error("can't read manifests, the last state stays", "dir", s.dir, "err", err)
 			continue
 		}
-		s.step(false)
+		if changed { // mostly it is only time to look
+			s.step(false)
+		}
 	}
 }
 
-// read brings files and captures up to date with the directory.
-func (s *Source) read(w *watcher, touched map[string]bool) error {
+// read brings files and captures up to date with the directory, and reports whether that changed any.
+func (s *Source) read(w *watcher, touched map[string]bool) (changed bool, err error) {
 	found, err := walk(s.dir, w.watch)
 	if err != nil {
-		return fmt.Errorf("read manifests %s: %w", s.dir, err)
+		return false, fmt.Errorf("read manifests %s: %w", s.dir, err)
 	}
 	for path := range s.files {
 		if _, ok := found[path]; !ok {
 			delete(s.files, path)
+			changed = true
 		}
 	}
 	for path := range s.captures {
 		if _, ok := found[path]; !ok {
 			delete(s.captures, path)
+			changed = true
 		}
 	}
 	for path, info := range found {
 		if isCapture(s.dir, path) {
-			s.readCapture(path, info, touched[path])
+			changed = s.readCapture(path, info, touched[path]) || changed
 			continue
 		}
-		s.files[path] = s.files[path].next(s.dir, path, info, touched[path])
+		old := s.files[path]
+		s.files[path] = old.next(s.dir, path, info, touched[path])
+		changed = changed || s.files[path] != old
 	}
-	return nil
+	return changed, nil
 }
 
-// readCapture takes a file below status/pods. A wrong one is told in the log and counts as missing.
-func (s *Source) readCapture(path string, info stat, touched bool) {
+// readCapture takes a file below status/pods, and reports whether it had to be read. A wrong one is told in the log and
+// counts as missing.
+func (s *Source) readCapture(path string, info stat, touched bool) bool {
 	if old, ok := s.captures[path]; ok && old.stat == info && !touched {
-		return
+		return false
 	}
 	c, err := loadCapture(s.dir, path)
 	if err != nil {
@@ -180,6 +188,7 @@ func (s *Source) readCapture(path string, info stat, touched bool) {
 	}
 	c.stat = info
 	s.captures[path] = c
+	return true
 }
 
 // step gives the store the difference, as one step.
