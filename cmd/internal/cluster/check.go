@@ -31,7 +31,7 @@ type Finding struct {
 
 // Check looks at what the API server knows of the installation.
 func (c *Cluster) Check(ctx context.Context) (out []Finding) {
-	for _, look := range []func(context.Context) []Finding{c.server, c.kinds, c.rights, c.workloads, c.kernels, c.pods} {
+	for _, look := range []func(context.Context) []Finding{c.server, c.kinds, c.rights, c.admission, c.workloads, c.kernels, c.pods} {
 		out = append(out, look(ctx)...)
 	}
 	return out

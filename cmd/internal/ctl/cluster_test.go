@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,7 +48,8 @@ func newCluster(t *testing.T) *inCluster {
 	t.Cleanup(ready.Close)
 	c := &inCluster{world: newWorld(t), Server: kubeapi.Start(t), may: func(string, string) bool { return true }}
 	c.ports = map[string]string{"15000": strings.TrimPrefix(c.agent, "http://"), "15021": strings.TrimPrefix(ready.URL, "http://")}
-	for resource, kind := range map[string]string{"apps/v1/daemonsets": "DaemonSet", "apps/v1/deployments": "Deployment"} {
+	for resource, kind := range map[string]string{"apps/v1/daemonsets": "DaemonSet", "apps/v1/deployments": "Deployment",
+		policies: "ValidatingAdmissionPolicy", bindings: "ValidatingAdmissionPolicyBinding"} {
 		c.Install(resource, kind)
 	}
 	c.Handle("portforward", c.forward)
@@ -78,12 +80,32 @@ func newCluster(t *testing.T) *inCluster {
 	}
 	c.Put("apps/v1/deployments", &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: cluster.ControlPart}, Spec: appsv1.DeploymentSpec{Template: template},
 		Status: appsv1.DeploymentStatus{ReadyReplicas: 1, UpdatedReplicas: 1}})
+	c.admission(func(*admissionv1.ValidatingAdmissionPolicy, *admissionv1.ValidatingAdmissionPolicyBinding) {})
 	c.kubeconfig = filepath.Join(t.TempDir(), "config")
 	if err := os.WriteFile(c.kubeconfig, fmt.Appendf(nil, `{apiVersion: v1, kind: Config, current-context: x, contexts: [{name: x, context: {cluster: x, user: x}}],
 		clusters: [{name: x, cluster: {server: %q}}], users: [{name: x}]}`, c.Rest().Host), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+const policies, bindings = "admissionregistration.k8s.io/v1/validatingadmissionpolicies", "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+
+// admission puts the policy and binding that the chart brings, changed.
+func (c *inCluster) admission(change func(*admissionv1.ValidatingAdmissionPolicy, *admissionv1.ValidatingAdmissionPolicyBinding)) {
+	fail := admissionv1.Fail
+	p := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: cluster.NodePart}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		FailurePolicy:   &fail,
+		MatchConditions: []admissionv1.MatchCondition{{Name: "the-agent", Expression: `request.userInfo.username == "system:serviceaccount:warren-system:warren-node"`}},
+		Validations:     []admissionv1.Validation{{Expression: "true"}},
+	}}
+	b := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: cluster.NodePart}, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+		PolicyName: cluster.NodePart, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+		MatchResources: &admissionv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{}},
+	}}
+	change(p, b)
+	c.Put(policies, p)
+	c.Put(bindings, b)
 }
 
 func (c *inCluster) part(name, node string, ready bool) {
@@ -267,6 +289,51 @@ func TestClusterStatusAndCheck(t *testing.T) {
 			t.Errorf("%s: %s", format, out)
 		}
 	}
+}
+
+// TestCheckOfTheAdmissionPolicy: what keeps an agent from other nodes' pods must be there, and in force.
+func TestCheckOfTheAdmissionPolicy(t *testing.T) {
+	type policy = admissionv1.ValidatingAdmissionPolicy
+	type binding = admissionv1.ValidatingAdmissionPolicyBinding
+	const ofPolicy, ofBinding = "ValidatingAdmissionPolicy warren-node failed ", "ValidatingAdmissionPolicyBinding warren-node failed "
+	c := newCluster(t)
+	c.shopPod("client", "b", "true")
+	check := func(what, want string) {
+		t.Helper()
+		out, err := c.command(t, "check")
+		flat := strings.Join(strings.Fields(out), " ")
+		if failed := want != ""; (err != nil) != failed || failed && (!strings.Contains(flat, want) || !strings.Contains(flat, "helm upgrade")) {
+			t.Errorf("%s: %v, want %q in\n%s", what, err, want, out)
+		}
+	}
+	check("as the chart has it", "")
+	ignore := admissionv1.Ignore
+	for want, change := range map[string]func(*policy, *binding){
+		ofPolicy + "failurePolicy is Ignore, not Fail": func(p *policy, _ *binding) { p.Spec.FailurePolicy = &ignore },
+		ofPolicy + "it validates nothing":              func(p *policy, _ *binding) { p.Spec.Validations = nil },
+		ofPolicy + "it is not about system:serviceaccount:warren-system:warren-node": func(p *policy, _ *binding) {
+			p.Spec.MatchConditions[0].Expression = `request.userInfo.username == "system:serviceaccount:other:warren-node"`
+		},
+		ofBinding + "it binds other, not warren-node": func(_ *policy, b *binding) { b.Spec.PolicyName = "other" },
+		ofBinding + "validationActions are [Audit], without Deny": func(_ *policy, b *binding) {
+			b.Spec.ValidationActions = []admissionv1.ValidationAction{admissionv1.Audit}
+		},
+		ofBinding + "matchResources leave pods out": func(_ *policy, b *binding) {
+			b.Spec.MatchResources = &admissionv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}
+		},
+	} {
+		c.admission(change)
+		check(want, want)
+	}
+	c.admission(func(*policy, *binding) {})
+	c.Delete(bindings, "", cluster.NodePart)
+	check("no binding", ofBinding+"it is not there")
+	c.admission(func(*policy, *binding) {})
+	c.Delete(policies, "", cluster.NodePart)
+	check("no policy", ofPolicy+"it is not there")
+	c.Uninstall(policies)
+	c.Uninstall(bindings)
+	check("an API server without the kind", ofBinding+"it is not there")
 }
 
 func TestEnrol(t *testing.T) {
