@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +37,7 @@ type inCluster struct {
 	mu    sync.Mutex
 	asked []string // pod:port of each forward
 	ports map[string]string
+	away  string // pod whose ports nobody listens at
 	may   func(verb, resource string) bool
 }
 
@@ -145,6 +147,9 @@ func (c *inCluster) forward(w http.ResponseWriter, r *http.Request) {
 			}
 			c.mu.Lock()
 			c.asked = append(c.asked, pod+":"+port)
+			if pod == c.away {
+				port = "nobody's"
+			}
 			c.mu.Unlock()
 			go c.pipe(s, complaints[id], port)
 		}
@@ -240,6 +245,43 @@ func TestClusterAsksTheRightNode(t *testing.T) {
 	c.ports["15000"] = "127.0.0.1:1"
 	if _, err := c.command(t, "workloads"); err == nil || !strings.Contains(err.Error(), "node a: ") || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("what the other side complains of: %v", err)
+	}
+}
+
+// TestClusterTop asks all nodes, shows what those have that answer, and names the others.
+func TestClusterTop(t *testing.T) {
+	c := newCluster(t)
+	c.part(cluster.NodePart, "c", false)
+	c.ports["nobody's"] = "127.0.0.1:1"
+	c.away = "warren-node-b"
+	const head, row = "NODE POD PEER DIRECTION OPEN SENT B/S RECEIVED B/S OPENED/S FAILED/S", " shop/client (all) - 1 300 0 0 0"
+	top := func(args ...string) (string, string) {
+		t.Helper()
+		out, err := c.command(t, append([]string{"top"}, args...)...)
+		return strings.Join(strings.Fields(out), " "), fmt.Sprint(err)
+	}
+	out, err := top()
+	if !strings.Contains(out, "over about the last 10 s "+head+" a"+row+" a shop/client web.shop.svc.cluster.local outbound - 300 0 0 0") || strings.Contains(out, "b"+row) {
+		t.Errorf("the node that answers: %s", out)
+	}
+	if !strings.Contains(err, "node b: ") || !strings.Contains(err, "connection refused") || !strings.Contains(err, "node c: no agent is ready") || strings.Contains(err, "node a") {
+		t.Errorf("the nodes that do not: %s", err)
+	}
+	c.away = ""
+	c.part(cluster.NodePart, "c", true)
+	if out, err := top(); err != "<nil>" || strings.Count(out, row) != 3 || !strings.Contains(out, " c"+row) {
+		t.Errorf("all: %s %s", err, out)
+	}
+	if out, err := top("--limit", "2"); err != "<nil>" || strings.Count(out, row) != 2 {
+		t.Errorf("two pods: %s %s", err, out)
+	}
+	for _, flag := range []string{"--node", "--on"} {
+		if out, err := top(flag, "b"); err != "<nil>" || strings.Count(out, row) != 1 || !strings.Contains(out, " b"+row) || slices.Contains(c.asked, "warren-node-a:15000") {
+			t.Errorf("%s b: %s %s, asked %v", flag, err, out, c.asked)
+		}
+	}
+	if out, err := top("-o", "json"); err != "<nil>" || strings.Count(out, `"node":`) != 3 || strings.Count(out, `"seconds": 10`) != 3 {
+		t.Errorf("JSON: %s %s", err, out)
 	}
 }
 
