@@ -12,13 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/warren-mesh/warren/ztunnel/hbone"
-	"github.com/warren-mesh/warren/ztunnel/record"
+	"github.com/warren-mesh/warren/tests/intruder"
 )
 
-// shake opens TLS to a pod's HBONE port from another pod as no ztunnel would: with any certificate, or none. It verifies
-// nothing.
-func shake(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) (*tls.Conn, error) {
+// dialHBONE connects to a pod's HBONE port from another pod.
+func dialHBONE(t *testing.T, from *Pod, to netip.Addr) net.Conn {
 	t.Helper()
 	p, err := from.process()
 	if err != nil {
@@ -30,52 +28,7 @@ func shake(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) (*tls.
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	tc := tls.Client(c, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, InsecureSkipVerify: true,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if cert == nil {
-				return &tls.Certificate{}, nil
-			}
-			return cert, nil
-		},
-	})
-	return tc, tc.HandshakeContext(ctx)
-}
-
-// tunnelTo opens a tunnel to a pod.
-func tunnelTo(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) *hbone.ClientConn {
-	t.Helper()
-	tc, err := shake(t, from, to, cert)
-	if err != nil {
-		t.Fatalf("handshake with %s: %v", to, err)
-	}
-	_ = tc.SetDeadline(time.Time{}) // the tunnel lives on
-	c, err := hbone.NewClient(t.Context(), record.OverTLS(tc), hbone.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
 	return c
-}
-
-// connect asks a tunnel for an authority and returns the status: 200 when the stream opened, which is then closed.
-func connect(t *testing.T, c *hbone.ClientConn, authority string) int {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	s, err := c.Open(ctx, hbone.Request{Authority: authority})
-	var refused *hbone.StatusError
-	switch {
-	case err == nil:
-		s.Reset(hbone.CodeCancel)
-		return 200
-	case errors.As(err, &refused):
-		return refused.Status
-	}
-	t.Fatalf("CONNECT %s: %v", authority, err)
-	return 0
 }
 
 // TestNoOpenRelay holds a certificate that is good, and asks a pod's HBONE port for everything but that pod: each is
@@ -98,12 +51,12 @@ func TestNoOpenRelay(t *testing.T) {
 		cert         *tls.Certificate
 	}{
 		{"no certificate", "TLS_FAILURE", nil},
-		{"another CA", "TLS_FAILURE", foreignSigner(t, mine).certificate(t, id)},
-		{"another trust domain", "IDENTITY_MISMATCH", mine.certificate(t, "spiffe://elsewhere.example/ns/relay/sa/near")},
+		{"another CA", "TLS_FAILURE", mine.Foreign(t).Certificate(t, id, nil)},
+		{"another trust domain", "IDENTITY_MISMATCH", mine.Certificate(t, "spiffe://elsewhere.example/ns/relay/sa/near", nil)},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
 			e := m.Witness(t, far.Node)
-			c, err := shake(t, stranger, far.IPv4, bad.cert)
+			c, err := intruder.Shake(t, dialHBONE(t, stranger, far.IPv4), bad.cert)
 			if err == nil { // TLS 1.3: the client is done before the server has looked at its certificate
 				_, err = c.Read(make([]byte, 1))
 			}
@@ -114,7 +67,7 @@ func TestNoOpenRelay(t *testing.T) {
 			e.Ended("destination", bad.reason, fmt.Sprintf("src.addr=%s", c.LocalAddr()), "bytes_sent=0", "bytes_recv=0")
 		})
 	}
-	tunnel := tunnelTo(t, stranger, far.IPv4, mine.certificate(t, id))
+	tunnel := intruder.Tunnel(t, dialHBONE(t, stranger, far.IPv4), mine.Certificate(t, id, nil))
 	own := func(port int) string { return fmt.Sprintf("%s:%d", far.IPv4, port) }
 	domain := "." + ns.Name + ".svc.cluster.local"
 	node, err := m.NodeShell(t.Context(), far.Node, "sh", "-c", "ip -4 -o addr show eth0 | sed 's/.*inet //; s,/.*,,'")
@@ -144,7 +97,7 @@ func TestNoOpenRelay(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := m.Witness(t, far.Node)
-			if got := connect(t, tunnel, tt.authority); got != tt.status {
+			if got := intruder.Connect(t, tunnel, tt.authority); got != tt.status {
 				t.Errorf("status %d, want %d", got, tt.status)
 			}
 			e.Ended("destination", tt.reason, "src.identity="+id, "bytes_sent=0", "bytes_recv=0")
@@ -152,7 +105,7 @@ func TestNoOpenRelay(t *testing.T) {
 	}
 	for _, good := range []string{own(EchoPort), "far" + domain + ":80"} {
 		t.Run("but the pod itself as "+good, func(t *testing.T) {
-			if got := connect(t, tunnel, good); got != 200 {
+			if got := intruder.Connect(t, tunnel, good); got != 200 {
 				t.Errorf("status %d, want 200", got)
 			}
 		})

@@ -34,6 +34,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/warren-mesh/warren/tests/forge"
 )
 
 // audience is the one that control takes tokens for.
@@ -91,7 +93,7 @@ func (a *authority) ask(r asking) (*x509.Certificate, error) {
 	if r.token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+r.token)
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, newKey(a.t))
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, forge.Key(a.t))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -158,8 +160,8 @@ func (p *Pod) bound() *authenticationv1.BoundObjectReference {
 	return toPod(o)
 }
 
-// forge changes a token's claims and signs it with the API server's key, or another.
-func forge(t *testing.T, key *ecdsa.PrivateKey, token string, change func(claims map[string]any)) string {
+// altered changes a token's claims and signs it with the API server's key, or another.
+func altered(t *testing.T, key *ecdsa.PrivateKey, token string, change func(claims map[string]any)) string {
 	t.Helper()
 	parts := strings.Split(token, ".")
 	b, err := base64.RawURLEncoding.DecodeString(parts[1])
@@ -213,7 +215,7 @@ func TestWhoGetsCertificates(t *testing.T) {
 	agent := m.Agent(t, n[0]).Pods()[0]
 	node := m.token(t, system, nodeName, audience, toPod(agent))
 	key := tokenKey(t, m)
-	in := func(change func(map[string]any)) string { return forge(t, key, node, change) }
+	in := func(change func(map[string]any)) string { return altered(t, key, node, change) }
 	same := func(map[string]any) {}
 	type row struct {
 		name   string
@@ -243,7 +245,7 @@ func TestWhoGetsCertificates(t *testing.T) {
 		{"never expires", hostA, in(func(c map[string]any) { delete(c, "exp") }), here.Identity(), codes.Unauthenticated, unproven, "never expires"},
 		{"not valid yet", hostA, in(func(c map[string]any) { c["nbf"] = time.Now().Add(time.Hour).Unix() }), here.Identity(), codes.Unauthenticated, unproven, "not valid yet"},
 		{"another issuer's", hostA, in(func(c map[string]any) { c["iss"] = "https://elsewhere" }), here.Identity(), codes.Unauthenticated, unproven, "issued by"},
-		{"another key's", hostA, forge(t, newKey(t), node, same), here.Identity(), codes.Unauthenticated, unproven, "signature is wrong"},
+		{"another key's", hostA, altered(t, forge.Key(t), node, same), here.Identity(), codes.Unauthenticated, unproven, "signature is wrong"},
 		{"no token", hostA, "", here.Identity(), codes.Unauthenticated, unproven, "not a service account token"},
 		{"no JWT", hostA, "x.y.z", here.Identity(), codes.Unauthenticated, unproven, "not a service account token"},
 		{"control's own, for us", hostA, m.token(t, system, controlName, audience, toPod(ca.pods[0])), here.Identity(), codes.Unauthenticated, unproven, controlName},

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/tests/intruder"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -70,7 +71,7 @@ func TestWhoGetsACertificate(t *testing.T) {
 		}
 		// And it is good: the far ztunnel takes it for the client.
 		tunnel := tunnelTo(t, stranger, s.far.IPv4, cert)
-		if got := connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
+		if got := intruder.Connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
 			t.Errorf("CONNECT with it: status %d, want 200", got)
 		}
 	})

@@ -16,6 +16,8 @@ import (
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/manifests"
+	"github.com/warren-mesh/warren/tests/forge"
+	"github.com/warren-mesh/warren/tests/intruder"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -59,19 +61,19 @@ func badCertificates(t *testing.T, m *Mesh, own mesh.Identity) map[string]*tls.C
 	good := meshSigner(t, m)
 	id := own.String()
 	return map[string]*tls.Certificate{
-		"another CA":           foreignSigner(t, good).certificate(t, id, nil),
-		"another trust domain": good.certificate(t, strings.Replace(id, own.TrustDomain, "elsewhere.example", 1), nil),
-		"no SPIFFE URI": good.certificate(t, id, func(c *x509.Certificate) {
+		"another CA":           good.Foreign(t).Certificate(t, id, nil),
+		"another trust domain": good.Certificate(t, strings.Replace(id, own.TrustDomain, "elsewhere.example", 1), nil),
+		"no SPIFFE URI": good.Certificate(t, id, func(c *x509.Certificate) {
 			c.URIs, c.DNSNames = nil, []string{"far.app.svc.cluster.local"}
 		}),
-		"a URI that is no SPIFFE identity": good.certificate(t, strings.Replace(id, "spiffe:", "https:", 1), nil),
-		"two SPIFFE URIs": good.certificate(t, id, func(c *x509.Certificate) {
-			c.URIs = append(c.URIs, uris(t, account("app", "near").String())...)
+		"a URI that is no SPIFFE identity": good.Certificate(t, strings.Replace(id, "spiffe:", "https:", 1), nil),
+		"two SPIFFE URIs": good.Certificate(t, id, func(c *x509.Certificate) {
+			c.URIs = append(c.URIs, forge.URI(t, account("app", "near").String()))
 		}),
-		"expired": good.certificate(t, id, func(c *x509.Certificate) {
+		"expired": good.Certificate(t, id, func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(-time.Second)
 		}),
-		"not yet valid": good.certificate(t, id, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }),
+		"not yet valid": good.Certificate(t, id, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }),
 	}
 }
 
@@ -108,14 +110,14 @@ func TestServerRefusesClients(t *testing.T) {
 	}
 	t.Run("and a good certificate is served", func(t *testing.T) {
 		far := witness(t, s.far.Node)
-		tunnel := tunnelTo(t, stranger, s.far.IPv4, meshSigner(t, s.Mesh).certificate(t, id.String(), nil))
-		if got := connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
+		tunnel := tunnelTo(t, stranger, s.far.IPv4, meshSigner(t, s.Mesh).Certificate(t, id.String(), nil))
+		if got := intruder.Connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
 			t.Errorf("status %d, want 200", got)
 		}
 		far.line("src.identity="+id.String(), fmt.Sprintf("dst.hbone_addr=%s", s.far.Addr("tcp4", 8080)))
 	})
 	t.Run("TLS 1.2 is refused", func(t *testing.T) {
-		cert := meshSigner(t, s.Mesh).certificate(t, id.String(), nil)
+		cert := meshSigner(t, s.Mesh).Certificate(t, id.String(), nil)
 		raw := dial(t, stranger, "tcp", netip.AddrPortFrom(s.far.IPv4, hbonePort).String(), 10*time.Second)
 		defer raw.Close()
 		c := tls.Client(raw, &tls.Config{MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, InsecureSkipVerify: true, Certificates: []tls.Certificate{*cert}})
@@ -136,8 +138,8 @@ func TestClientRefusesServers(t *testing.T) {
 	publishCaptured(t, victim)
 	id := account("app", "victim")
 	certs := badCertificates(t, s.Mesh, id)
-	certs["another identity"] = meshSigner(t, s.Mesh).certificate(t, account("app", "far").String(), nil)
-	certs["another namespace's account of this name"] = meshSigner(t, s.Mesh).certificate(t, account("other", "victim").String(), nil)
+	certs["another identity"] = meshSigner(t, s.Mesh).Certificate(t, account("app", "far").String(), nil)
+	certs["another namespace's account of this name"] = meshSigner(t, s.Mesh).Certificate(t, account("other", "victim").String(), nil)
 	delete(certs, "two SPIFFE URIs") // the server may carry more, as ambient's do; the one expected is among them
 	for name, cert := range certs {
 		t.Run(name, func(t *testing.T) {
@@ -163,7 +165,7 @@ func TestClientRefusesServers(t *testing.T) {
 		t.Errorf("the impostor got %d streams", n)
 	}
 	t.Run("and its own certificate is accepted", func(t *testing.T) {
-		server.cert.Store(meshSigner(t, s.Mesh).certificate(t, id.String(), nil))
+		server.cert.Store(meshSigner(t, s.Mesh).Certificate(t, id.String(), nil))
 		if _, _, err := talk(t, s.client, "tcp4", victim.Addr("tcp4", 8080).String(), "hello"); err != nil {
 			t.Error(err)
 		}

@@ -35,7 +35,7 @@ func TestNoKeyIsShown(t *testing.T) {
 	issuing := meshSigner(t, s.Mesh)
 	scalar := make([]byte, 32)
 	//lint:ignore SA1019 the test looks for this very number
-	issuing.key.D.FillBytes(scalar)
+	issuing.Key.D.FillBytes(scalar)
 	traces := append([]string{hex.EncodeToString(scalar), base64.StdEncoding.EncodeToString(scalar), new(big.Int).SetBytes(scalar).String()}, keyTraces...)
 	look := func(what, text string) {
 		for _, trace := range traces {

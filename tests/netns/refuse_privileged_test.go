@@ -197,7 +197,7 @@ func TestUnsureIsResolved(t *testing.T) {
 	s := newSpine(t, Options{})
 	pending := s.Node("c").Pod("pending", In("app"), ServiceAccount("pending"))
 	server := newImpostor(t, pending) // the test plays the ztunnel there
-	server.cert.Store(meshSigner(t, s.Mesh).certificate(t, account("app", "pending").String(), nil))
+	server.cert.Store(meshSigner(t, s.Mesh).Certificate(t, account("app", "pending").String(), nil))
 	plain := count(t, pending, 8080)
 	ghost := s.Node("b").Pod("ghost")
 	echo(t, ghost, ":8080")

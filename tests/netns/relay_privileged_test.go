@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/warren-mesh/warren/tests/intruder"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -58,7 +59,7 @@ func TestNoOpenRelay(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			far := witness(t, s.far.Node)
-			if got := connect(t, tunnel, tt.authority); got != tt.status {
+			if got := intruder.Connect(t, tunnel, tt.authority); got != tt.status {
 				t.Errorf("status %d, want %d", got, tt.status)
 			}
 			if tt.reason == "" {
@@ -74,7 +75,7 @@ func TestNoOpenRelay(t *testing.T) {
 	for _, good := range []string{own(8080), "far.app.svc.cluster.local:80"} {
 		t.Run("but the pod itself as "+good, func(t *testing.T) {
 			far := witness(t, s.far.Node)
-			if got := connect(t, tunnel, good); got != 200 {
+			if got := intruder.Connect(t, tunnel, good); got != 200 {
 				t.Errorf("status %d, want 200", got)
 			}
 			if dialled := far.grown("EXEMPT_SOCKET"); dialled != 1 {

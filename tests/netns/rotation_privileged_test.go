@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -22,39 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/tests/forge"
+	"github.com/warren-mesh/warren/tests/intruder"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
-
-// newRoot is an authority that the operator brings.
-func newRoot(t *testing.T, name string) signer {
-	t.Helper()
-	s := signer{key: newKey(t)}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true,
-	}
-	s.cert = sign(t, template, template, s.key.Public(), s.key)
-	return s
-}
-
-func (s signer) pem() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw}))
-}
-
-func (s signer) keyPEM(t *testing.T) string {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// fingerprint is the root's name in metrics.
-func (s signer) fingerprint() string {
-	sum := sha256.Sum256(s.cert.Raw)
-	return hex.EncodeToString(sum[:8])
-}
 
 // operate changes files in control's directory as its operator does, each by rename; "" removes one.
 func operate(t *testing.T, m *Mesh, files map[string]string) {
@@ -138,7 +108,7 @@ func TestRootRotation(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	// Certificates of a day move to the new root within five minutes; those of a minute within seconds.
 	s := newSpine(t, Options{ControlFlags: []string{"--leaf-ttl", "1m"}})
-	issuing, next := meshSigner(t, s.Mesh), newRoot(t, "next root")
+	issuing, next := meshSigner(t, s.Mesh), forge.Root(t, "next root")
 	oldRoot, err := os.ReadFile(s.path("ca/bundle.pem"))
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +117,7 @@ func TestRootRotation(t *testing.T) {
 	sum := sha256.Sum256(block.Bytes)
 	old := hex.EncodeToString(sum[:8])
 	stranger := s.Node("a").Pod("stranger")
-	good := issuing.certificate(t, account("app", "client").String(), nil)
+	good := issuing.Certificate(t, account("app", "client").String(), nil)
 	believed := func() error {
 		c, err := shake(t, stranger, s.far.IPv4, good)
 		if err == nil {
@@ -164,12 +134,12 @@ func TestRootRotation(t *testing.T) {
 	defer eldest.Close()
 	l := startLoad(t, s)
 
-	operate(t, s.Mesh, map[string]string{"bundle.pem": string(oldRoot) + next.pem()})
-	onNodes(t, s.Mesh, "both roots are trusted", func(page string) bool { return trusts(page, old, next.fingerprint()) })
-	operate(t, s.Mesh, map[string]string{"tls.key": next.keyPEM(t)})
-	operate(t, s.Mesh, map[string]string{"tls.crt": next.pem()})
+	operate(t, s.Mesh, map[string]string{"bundle.pem": string(oldRoot) + next.PEM()})
+	onNodes(t, s.Mesh, "both roots are trusted", func(page string) bool { return trusts(page, old, next.Fingerprint()) })
+	operate(t, s.Mesh, map[string]string{"tls.key": next.KeyPEM(t)})
+	operate(t, s.Mesh, map[string]string{"tls.crt": next.PEM()})
 	onNodes(t, s.Mesh, "all certificates are of the new root", func(page string) bool {
-		return metric(page, "warren_certificates", fmt.Sprintf("root=%q", old)) == 0 && metric(page, "warren_certificates", fmt.Sprintf("root=%q", next.fingerprint())) > 0
+		return metric(page, "warren_certificates", fmt.Sprintf("root=%q", old)) == 0 && metric(page, "warren_certificates", fmt.Sprintf("root=%q", next.Fingerprint())) > 0
 	})
 	if err := ping(eldest, "both roots"); err != nil {
 		t.Errorf("a connection from before, while both roots are trusted: %v", err)
@@ -180,7 +150,7 @@ func TestRootRotation(t *testing.T) {
 		t.Errorf("a certificate of the old root, while both are trusted: %v", err)
 	}
 	operate(t, s.Mesh, map[string]string{"bundle.pem": "", "root.pem": "", "issuing.pem": ""})
-	onNodes(t, s.Mesh, "only the new root is trusted", func(page string) bool { return trusts(page, next.fingerprint()) })
+	onNodes(t, s.Mesh, "only the new root is trusted", func(page string) bool { return trusts(page, next.Fingerprint()) })
 	l.end(t)
 
 	b := witness(t, s.far.Node)
@@ -208,9 +178,9 @@ func TestRevocation(t *testing.T) {
 	s := newSpine(t, Options{})
 	stranger := s.Node("a").Pod("stranger")
 	issuing := meshSigner(t, s.Mesh)
-	stolen := issuing.certificate(t, account("app", "client").String(), nil)
+	stolen := issuing.Certificate(t, account("app", "client").String(), nil)
 	tunnel := tunnelTo(t, stranger, s.far.IPv4, stolen)
-	if got := connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
+	if got := intruder.Connect(t, tunnel, s.far.Addr("tcp4", 8080).String()); got != 200 {
 		t.Fatalf("CONNECT with the stolen certificate: status %d", got)
 	}
 	live := openEcho(t, s.client, "tcp4", "far:80")
@@ -222,7 +192,7 @@ func TestRevocation(t *testing.T) {
 		for _, n := range serials {
 			r.RevokedCertificateEntries = append(r.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Now()})
 		}
-		der, err := x509.CreateRevocationList(rand.Reader, r, issuing.cert, issuing.key)
+		der, err := x509.CreateRevocationList(rand.Reader, r, issuing.Cert, issuing.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +244,7 @@ func TestRevocation(t *testing.T) {
 	refused("after control's restart", stolen)
 	operate(t, s.Mesh, map[string]string{"ca-crl.pem": list(time.Now().Add(time.Hour))})
 	onNodes(t, s.Mesh, "the new list is there", listed(0))
-	if got := connect(t, tunnelTo(t, stranger, s.far.IPv4, stolen), s.far.Addr("tcp4", 8080).String()); got != 200 {
+	if got := intruder.Connect(t, tunnelTo(t, stranger, s.far.IPv4, stolen), s.far.Addr("tcp4", 8080).String()); got != 200 {
 		t.Errorf("off the list: status %d", got)
 	}
 	if err := ping(live, "others went on"); err != nil {

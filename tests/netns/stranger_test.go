@@ -5,7 +5,6 @@ package netns
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,60 +14,28 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/tests/intruder"
 	"github.com/warren-mesh/warren/ztunnel/hbone"
 	"github.com/warren-mesh/warren/ztunnel/record"
 )
 
-// shake opens TLS to a pod's HBONE port as no ztunnel would: with any certificate, or none. It verifies nothing.
+// shake begins TLS with a pod's HBONE port.
 func shake(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) (*tls.Conn, error) {
 	t.Helper()
-	c := dial(t, from, "tcp", netip.AddrPortFrom(to, hbonePort).String(), 20*time.Second)
-	_ = c.SetLinger(0) // closing leaves nothing that waits for the other end, whose pod may be gone before
-	t.Cleanup(func() { c.Close() })
-	tc := tls.Client(c, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, InsecureSkipVerify: true,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if cert == nil {
-				return &tls.Certificate{}, nil
-			}
-			return cert, nil
-		},
-	})
-	return tc, tc.HandshakeContext(t.Context())
+	return intruder.Shake(t, dialHBONE(t, from, to), cert)
 }
 
 // tunnelTo opens a tunnel to a pod; the test fails without one.
 func tunnelTo(t *testing.T, from *Pod, to netip.Addr, cert *tls.Certificate) *hbone.ClientConn {
 	t.Helper()
-	tc, err := shake(t, from, to, cert)
-	if err != nil {
-		t.Fatalf("handshake with %s: %v", to, err)
-	}
-	_ = tc.SetDeadline(time.Time{}) // the tunnel lives on
-	c, err := hbone.NewClient(t.Context(), record.OverTLS(tc), hbone.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return intruder.Tunnel(t, dialHBONE(t, from, to), cert)
 }
 
-// connect asks a tunnel for an authority and returns the status: 200 when the stream opened, which is then closed.
-func connect(t *testing.T, c *hbone.ClientConn, authority string) int {
+func dialHBONE(t *testing.T, from *Pod, to netip.Addr) *net.TCPConn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	s, err := c.Open(ctx, hbone.Request{Authority: authority})
-	var refused *hbone.StatusError
-	switch {
-	case err == nil:
-		s.Reset(hbone.CodeCancel)
-		return 200
-	case errors.As(err, &refused):
-		return refused.Status
-	}
-	t.Fatalf("CONNECT %s: %v", authority, err)
-	return 0
+	c := dial(t, from, "tcp", netip.AddrPortFrom(to, hbonePort).String(), 20*time.Second)
+	_ = c.SetLinger(0) // closing leaves nothing that waits for the other end, whose pod may be gone before
+	return c
 }
 
 // impostor serves a pod's HBONE port in ztunnel's place, with the certificate it is given.
