@@ -97,6 +97,19 @@ func TestSlowReadersOfOnePod(t *testing.T) {
 	other.settled(t)
 }
 
+// TestASlowReaderThatBreaksOff leaves nothing behind, neither of what waited nor of a pipe.
+func TestASlowReaderThatBreaksOff(t *testing.T) {
+	a := newAccount(podBudget)
+	s := newSlow(t, a)
+	eventually(t, "something to wait", func() bool { return a.budget.Used() > 0 })
+	_ = s.reader.SetLinger(0)
+	_ = s.reader.Close()
+	if err := <-s.done; err == nil {
+		t.Error("splice ended in order")
+	}
+	a.settled(t)
+}
+
 // TestOfAFullAccountNothingMoreIsHeld: slow readers beyond it wait with what they would read still in the sender's socket,
 // and get it in the end.
 func TestOfAFullAccountNothingMoreIsHeld(t *testing.T) {

@@ -2,7 +2,11 @@
 
 package proxy
 
-import "testing"
+import (
+	"net"
+	"testing"
+	"time"
+)
 
 // TestHeldLeavesNewConnectionsToTheOther: until TakeOver the other ztunnel, played by the test, gets each connection; from
 // then on this one serves.
@@ -11,9 +15,11 @@ func TestHeldLeavesNewConnectionsToTheOther(t *testing.T) {
 	client := m.pod(m.near, "client", "10.1.0.1")
 	m.pod(m.far, "server", "10.2.0.1")
 	m.echo("10.2.0.1:8080")
+	theOther := client.outbound.(*net.TCPListener)
+	_ = theOther.SetDeadline(time.Now().Add(5 * time.Second))
 	for range 20 {
 		before := client.dial("10.2.0.1:8080")
-		theirs, err := client.outbound.Accept()
+		theirs, err := theOther.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,6 +28,7 @@ func TestHeldLeavesNewConnectionsToTheOther(t *testing.T) {
 		}
 		theirs.Close()
 	}
+	_ = theOther.SetDeadline(time.Time{})
 	m.near.proxy.TakeOver()
 	m.far.proxy.TakeOver()
 	roundTrip(t, client.dial("10.2.0.1:8080"), "after")
