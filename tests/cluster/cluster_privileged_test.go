@@ -18,8 +18,12 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 
@@ -106,6 +110,7 @@ func TestCluster(t *testing.T) {
 		{"leaf cgroups and file systems of its own", isolates},
 		{"a privileged pod sees its node", agentSees},
 		{"the API server asks a webhook", asksWebhook},
+		{"the API server writes down what pods ask", auditsPods},
 		{"another process finds the cluster", reopens},
 		{"components are killed, stopped and started", restartsComponents},
 		{"a node restarts", restartsNode},
@@ -287,6 +292,42 @@ func useEcho(t *testing.T, c *Cluster) {
 			t.Errorf("processes of %s: %+v", p.Name, processes)
 		}
 	}
+}
+
+// auditsPods asks with a pod's account for something it may and something it may not.
+func auditsPods(t *testing.T, c *Cluster) {
+	ctx := within(t, 30*time.Second)
+	token, err := c.client.CoreV1().ServiceAccounts("smoke").CreateToken(ctx, "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := rest.AnonymousClientConfig(c.config)
+	config.BearerToken, config.UserAgent = token.Status.Token, "smoke"
+	pod, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pod.Discovery().ServerVersion(); err != nil {
+		t.Error(err)
+	}
+	if _, err := pod.CoreV1().Secrets("smoke").List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("a pod lists Secrets: %v", err)
+	}
+	eventually(t, 5*time.Second, "both are in the audit log", func() error {
+		all, err := c.Audit()
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(r Request) bool { return r.Namespace != "smoke" || r.Account != "default" || r.Agent != "smoke" })
+		may := slices.ContainsFunc(all, func(r Request) bool { return r.URI == "/version" && r.Allowed && r.Status == 200 })
+		mayNot := slices.ContainsFunc(all, func(r Request) bool {
+			return r.Resource == "secrets" && r.Verb == "list" && r.ObjectSpace == "smoke" && !r.Allowed && r.Status == 403
+		})
+		if !may || !mayNot {
+			return fmt.Errorf("it has %+v", all)
+		}
+		return nil
+	})
 }
 
 func isolates(t *testing.T, c *Cluster) {

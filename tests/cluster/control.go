@@ -57,6 +57,9 @@ func (c *Cluster) bootControl(ctx context.Context, l *net.TCPListener) error {
 	if err := c.wireControl(ctx); err != nil {
 		return err
 	}
+	if err := c.writeAuditPolicy(); err != nil {
+		return err
+	}
 	for _, s := range []machine.Service{c.etcd(), c.apiServer()} {
 		if err := c.control.Start(ctx, s); err != nil {
 			return err
@@ -70,7 +73,7 @@ func (c *Cluster) etcd() machine.Service {
 }
 
 func (c *Cluster) apiServer() machine.Service {
-	return machine.Service{Name: "kube-apiserver", Args: c.kube("kube-apiserver",
+	args := c.kube("kube-apiserver",
 		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--advertise-address="+control4.String(),
 		fmt.Sprintf("--secure-port=%d", apiPort),
 		"--client-ca-file="+c.pki("ca.crt"), "--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"),
@@ -85,7 +88,8 @@ func (c *Cluster) apiServer() machine.Service {
 		"--proxy-client-cert-file="+c.pki("front-proxy.crt"), "--proxy-client-key-file="+c.pki("front-proxy.key"),
 		"--service-cluster-ip-range="+serviceCIDRs,
 		// No kube-proxy runs here: webhooks are reached by the addresses of their pods.
-		"--enable-aggregator-routing")}
+		"--enable-aggregator-routing")
+	return machine.Service{Name: "kube-apiserver", Args: append(args, c.auditFlags()...)}
 }
 
 // startControllers starts what wants to find an API server.
