@@ -116,11 +116,8 @@ func (m *Mesh) said(t *testing.T, client *Pod, marker string) bool {
 
 // helmUninstall is `helm uninstall warren -n warren-system --wait`, and the two commands it takes besides.
 func helmUninstall(m *Mesh) error {
-	settings := cli.New()
-	settings.KubeConfig = m.Kubeconfig()
-	settings.SetNamespace(system)
-	c := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
-	if err := c.Init(settings.RESTClientGetter(), system, "secret"); err != nil {
+	c, err := helmOf(m)
+	if err != nil {
 		return err
 	}
 	u := action.NewUninstall(c)
@@ -129,6 +126,15 @@ func helmUninstall(m *Mesh) error {
 		return fmt.Errorf("helm uninstall: %w", err)
 	}
 	return nil
+}
+
+// helmOf is Helm as on its command line.
+func helmOf(m *Mesh) (*action.Configuration, error) {
+	settings := cli.New()
+	settings.KubeConfig = m.Kubeconfig()
+	settings.SetNamespace(system)
+	c := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
+	return c, c.Init(settings.RESTClientGetter(), system, "secret")
 }
 
 // traces are Warren's on a node, none when empty.

@@ -202,10 +202,15 @@ func mergeCondition(o *unstructured.Unstructured, prefix string, c kube.Conditio
 	return true, unstructured.SetNestedSlice(o.Object, list, "status", "conditions")
 }
 
-// tellCondition makes an Event: its object's uid is what `kubectl describe` finds it by.
+// tellCondition makes an Event: its object's uid is what `kubectl describe` finds it by. Kinds in which an API server of
+// today takes nothing that we don't may not be read; there the Event goes without.
 func (p *Publisher) tellCondition(ctx context.Context, k kind, ns, name string, c kube.Condition) error {
+	about := corev1.ObjectReference{Kind: k.name, APIVersion: k.resource.GroupVersion().String(), Namespace: ns, Name: name}
 	m, err := p.metadata.Resource(k.resource).Namespace(ns).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
+	switch {
+	case err == nil:
+		about.UID = m.UID
+	case !apierrors.IsForbidden(err):
 		return err
 	}
 	e := event{corev1.EventTypeNormal, c.Reason, c.Message}
@@ -215,9 +220,7 @@ func (p *Publisher) tellCondition(ctx context.Context, k kind, ns, name string, 
 	if e.message == "" {
 		e.message = "in force as written"
 	}
-	return p.createEvent(ctx, corev1.ObjectReference{
-		Kind: k.name, APIVersion: k.resource.GroupVersion().String(), Namespace: ns, Name: name, UID: m.UID,
-	}, e)
+	return p.createEvent(ctx, about, e)
 }
 
 // event tells of something that has been published in another form already: failing to is no failure.

@@ -5,6 +5,7 @@ package informers
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"testing"
 
@@ -123,6 +124,17 @@ func TestPublishCondition(t *testing.T) {
 	}
 	if got := len(s.All("v1/events")); got != 1 {
 		t.Errorf("%d events, want the service's", got)
+	}
+	s.Handle("/api/v1/namespaces/shop/services/cart", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403}`)
+	})
+	if err := p.PublishCondition(t.Context(), "Service shop/cart", refused); err != nil {
+		t.Errorf("of an object that may not be read: %v", err)
+	}
+	if got := len(s.All("v1/events")); got != 2 {
+		t.Errorf("%d events, want one more of the service", got)
 	}
 }
 
