@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -125,33 +124,4 @@ func TestWarrenctlEnrols(t *testing.T) {
 	p.WaitCaptured("true")
 	o.want([]string{"unenrol", ns.Name}, "label warren.dev/mesh removed")
 	p.WaitCaptured("")
-}
-
-// TestWarrenctlPage types every command of docs/operations/warrenctl.md, with its own namespace for shop.
-func TestWarrenctlPage(t *testing.T) {
-	m := Shared(t)
-	o := newOutside(t, m)
-	page, err := os.ReadFile("../../docs/operations/warrenctl.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns := m.Namespace(t, "page", Enrolled())
-	ns.Service(Service{Name: "web"})
-	client := ns.Deploy(App{Name: "client"}, App{Name: "web"})[0]
-	typed := 0
-	for line := range strings.Lines(string(page)) {
-		command, ok := strings.CutPrefix(line, "    warrenctl ")
-		if !ok {
-			continue
-		}
-		typed++
-		args := strings.Fields(strings.NewReplacer("shop/client", ns.Name+"/"+client.Name, "shop", ns.Name).Replace(command))
-		out, err := o.run(args...)
-		if len(out) == 0 || err != nil && args[0] != "check" && args[0] != "status" { // others may have something broken on purpose
-			t.Errorf("%s: %v\n%s", line, err, out)
-		}
-	}
-	if typed < 10 {
-		t.Errorf("the page has %d commands", typed)
-	}
 }

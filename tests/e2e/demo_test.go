@@ -14,6 +14,7 @@ import (
 
 	"github.com/warren-mesh/warren/tests/cluster"
 	"github.com/warren-mesh/warren/tests/e2e/demo"
+	"github.com/warren-mesh/warren/tests/page"
 )
 
 // demoWanted are lines of the demo's report, as regular expressions.
@@ -27,13 +28,15 @@ var demoWanted = []string{
 	`All \d+ checks of what was read hold\.`,
 }
 
-// TestDemo is a user of a cluster with Warren on it, who runs the demo there, tries the commands it prints, and removes it.
+// TestDemo is a user of a cluster with Warren on it, who runs the demo there, tries the commands it prints and those of the
+// documentation, and removes it.
 func TestDemo(t *testing.T) {
 	m := SharedForLong(t)
-	const image = "warren.dev/shop:e2e"
-	if err := demo.WithShop(t.Context(), "", image, func(i cluster.Image) error { return m.LoadImage(t.Context(), i) }); err != nil {
+	if err := demo.WithShop(t.Context(), "", shopImage, func(i cluster.Image) error { return m.LoadImage(t.Context(), i) }); err != nil {
 		t.Fatal(err)
 	}
+	// Health checks of captured pods, which a page counts.
+	m.Namespace(t, "checked", Enrolled()).Deploy(App{Name: "checked", Node: m.Nodes()[0]})
 	program := filepath.Join(t.TempDir(), "warren-demo")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/warren-demo").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -42,7 +45,7 @@ func TestDemo(t *testing.T) {
 	run := func(verb string) (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // down runs after the test's own has ended
 		defer cancel()
-		cmd := exec.CommandContext(ctx, program, "--kubeconfig", m.Kubeconfig(), "--shop-image", image, "--kubectl", strings.Join(kubectl.Args, " ")+" --kubeconfig "+m.Kubeconfig(), verb)
+		cmd := exec.CommandContext(ctx, program, "--kubeconfig", m.Kubeconfig(), "--shop-image", shopImage, "--kubectl", strings.Join(kubectl.Args, " ")+" --kubeconfig "+m.Kubeconfig(), verb)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
@@ -61,6 +64,7 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	t.Run("commands", func(t *testing.T) { triesDemo(t, report) })
+	t.Run("pages", func(t *testing.T) { followPages(t, m, page.Cluster) })
 }
 
 // triesDemo runs every command of the report, and knows what each should show.

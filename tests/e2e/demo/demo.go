@@ -11,11 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/warren-mesh/warren/deploy/install"
+	"github.com/warren-mesh/warren/deploy/samples"
 	"github.com/warren-mesh/warren/tests/cluster"
 	"github.com/warren-mesh/warren/tests/demo"
 	"github.com/warren-mesh/warren/tests/packets"
@@ -130,17 +132,33 @@ func WithShop(ctx context.Context, source, ref string, use func(cluster.Image) e
 	return use(cluster.Image{Ref: ref, Files: map[string]string{"/usr/local/bin/shop": program}, Entrypoint: []string{"/usr/local/bin/shop"}, User: "65532:65532"})
 }
 
-// startShop makes the shop's objects and waits until its pods are ready.
+// Open makes the shop as Run leaves it: in the mesh, STRICT, with a customer who buys once a second.
+func Open(ctx context.Context, api *cluster.API, image string) error {
+	if err := build(ctx, api, image); err != nil {
+		return err
+	}
+	return api.Apply(ctx, strings.Join([]string{samples.Enrol, samples.Strict, customer(image, demo.ShopperCard, demo.ShopURL)}, "\n---\n"))
+}
+
+// startShop makes the shop and waits until it sells.
 func (o *Options) startShop(ctx context.Context, d *demo.Demo, api *cluster.API) error {
+	d.Say("the shop")
+	if err := build(ctx, api, o.ShopImage); err != nil {
+		return err
+	}
+	return o.answers(ctx, d, api)
+}
+
+// build makes the shop's objects and waits until its pods are ready.
+func build(ctx context.Context, api *cluster.API, image string) error {
 	nodes, err := workers(ctx, api)
 	if err != nil {
 		return err
 	}
-	objects, err := shopObjects(nodes, o.ShopImage)
+	objects, err := shopObjects(nodes, image)
 	if err != nil {
 		return err
 	}
-	d.Say("the shop")
 	if err := api.Apply(ctx, objects); err != nil {
 		return err
 	}
@@ -149,7 +167,7 @@ func (o *Options) startShop(ctx context.Context, d *demo.Demo, api *cluster.API)
 			return err
 		}
 	}
-	return o.answers(ctx, d, api)
+	return nil
 }
 
 // answers waits until the shop sells: a Service is not there the moment its pods are.
