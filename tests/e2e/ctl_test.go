@@ -107,7 +107,8 @@ func TestWarrenctlFromOutside(t *testing.T) {
 			t.Errorf("status lacks %q:\n%s", w, status)
 		}
 	}
-	for _, w := range []string{"API server", "kind meshconfigs", "RBAC of Warren's service accounts ok", "kernels ok", "DaemonSet warren-node ok"} {
+	for _, w := range []string{"API server", "kind meshconfigs", "RBAC of Warren's service accounts ok", "kernels ok", "DaemonSet warren-node ok",
+		"ValidatingAdmissionPolicy warren-node ok", "ValidatingAdmissionPolicyBinding warren-node ok"} {
 		if !strings.Contains(strings.Join(strings.Fields(check), " "), w) {
 			t.Errorf("check lacks %q:\n%s", w, check)
 		}
