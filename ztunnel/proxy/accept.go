@@ -10,8 +10,9 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/inpod"
 )
 
-// serveFunc carries one accepted connection to its end, which is that of the pod's stay at the latest.
-type serveFunc func(stay life, pd *pod, c *inpod.Conn)
+// serveFunc carries one accepted connection to its end, which is that of the pod's stay at the latest, or until it only
+// has to be relayed.
+type serveFunc func(stay life, pd *pod, c *inpod.Conn) *relaying
 
 // acceptors is how many loops take connections from one listener: one can hand over while the other accepts.
 const acceptors = 2
@@ -50,16 +51,19 @@ func (p *Proxy) accept(stay life, pd *pod, l listener, serve serveFunc, slots ch
 	}
 }
 
-// spawn serves c in a goroutine of its own.
+// spawn serves c beside the caller.
 func (p *Proxy) spawn(stay life, pd *pod, c *inpod.Conn, serve serveFunc) {
 	if !p.enter() {
 		_ = c.Reset()
 		return
 	}
-	go func() {
-		defer p.leaveWork()
-		serve(stay, pd, c)
-	}()
+	p.workers.do(func() {
+		if r := serve(stay, pd, c); r != nil {
+			r.start(p)
+			return
+		}
+		p.leaveWork()
+	})
 }
 
 // enter adds to work, unless the proxy waits for the last of it already.

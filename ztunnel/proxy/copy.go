@@ -44,20 +44,30 @@ func (s streamSide) orderly() {}
 // relay carries both directions until both ended in order, or one broke: then both sides are aborted, so
 // that neither application takes a broken connection for a finished one.
 func relay(client, server side, m *moved) error {
+	countStreams(client, server, m)
+	answered := make(chan error, 1)
+	go copyServerToClient(client, server, &m.down, answered)
+	err := copyClientToServer(server, client, &m.up)
+	return conclude(client, server, err, <-answered)
+}
+
+// countStreams has streams count what they carry.
+func countStreams(client, server side, m *moved) {
 	if s, ok := client.(streamSide); ok {
 		s.Count(&m.down, &m.up)
 	}
 	if s, ok := server.(streamSide); ok {
 		s.Count(&m.up, &m.down)
 	}
-	answered := make(chan error, 1)
-	go copyServerToClient(client, server, &m.down, answered)
-	err := copyClientToServer(server, client, &m.up)
-	if other := <-answered; err == nil {
-		err = other
-	}
-	if err != nil {
-		return broken(err)
+}
+
+// conclude ends both sides in order where both directions ended so; else it says how they broke.
+func conclude(client, server side, up, down error) error {
+	switch {
+	case up != nil:
+		return broken(up)
+	case down != nil:
+		return broken(down)
 	}
 	client.orderly()
 	server.orderly()

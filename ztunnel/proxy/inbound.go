@@ -30,10 +30,10 @@ type tunnel struct {
 }
 
 // serveTunnel terminates one HBONE connection. Each of its streams is a connection of its own.
-func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
+func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) *relaying {
 	if p.witnesses.claim(stay, pd.uid, conn) {
 		<-pd.handshakes
-		return
+		return nil
 	}
 	t := &tunnel{life: stay, pod: pd, conn: conn}
 	rc, err := p.handshake(t)
@@ -43,7 +43,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 		if !errors.Is(err, io.EOF) { // who connects and says nothing tells nothing
 			p.failedTunnel(t, err)
 		}
-		return
+		return nil
 	}
 	cfg := p.cfg.HBONE
 	cfg.Budget = pd.account.budget
@@ -60,7 +60,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 		_ = rc.Close()
 		pd.usage.turnedAway()
 		p.failedTunnel(t, fail(reason.Limit, "the pod has %d tunnels", p.cfg.PodConnections))
-		return
+		return nil
 	case leaving:
 		t.server.GoAway()
 	}
@@ -74,6 +74,7 @@ func (p *Proxy) serveTunnel(stay life, pd *pod, conn *inpod.Conn) {
 	pd.mu.Lock()
 	delete(pd.tunnels, t)
 	pd.mu.Unlock()
+	return nil
 }
 
 // handshake proves both identities, in bounded time: a stranger can't hold a connection for long.

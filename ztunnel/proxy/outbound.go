@@ -19,24 +19,25 @@ import (
 )
 
 // serveOutbound carries one connection that a captured pod's application opened.
-func (p *Proxy) serveOutbound(stay life, pd *pod, app *inpod.Conn) {
+func (p *Proxy) serveOutbound(stay life, pd *pod, app *inpod.Conn) *relaying {
 	f := facts{direction: outbound, src: app.RemoteAddrPort()}
 	c, err := p.begin(stay, pd, metrics.Source, f, tcpSide{app, &pd.account})
+	var r *relaying
 	if err == nil {
-		err = c.carryOutbound(app)
+		r, err = c.carryOutbound(app)
 	}
-	c.finish(err)
+	return c.finishAfter(r, err)
 }
 
-func (c *connection) carryOutbound(app *inpod.Conn) error {
+func (c *connection) carryOutbound(app *inpod.Conn) (*relaying, error) {
 	dst, err := c.proxy.cfg.originalDestination(app)
 	if err != nil {
-		return &endError{reason: reason.NoOriginalDestination, err: err}
+		return nil, &endError{reason: reason.NoOriginalDestination, err: err}
 	}
 	c.learn(func(f *facts) { f.dst = dst })
 	d, source, err := c.decide(app.RemoteAddrPort(), dst)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.learn(func(f *facts) {
 		f.reason, f.source, f.destination, f.service, f.target = d.Reason, source, d.Workload, d.Service, d.Target
@@ -47,15 +48,15 @@ func (c *connection) carryOutbound(app *inpod.Conn) error {
 	switch d.Action {
 	case route.Tunnel:
 		if there, stay := c.proxy.local(d); there != nil {
-			if err := c.carryInside(app, source, d, there, stay); !errors.Is(err, errElsewhere) {
-				return err
+			if r, err := c.carryInside(app, source, d, there, stay); !errors.Is(err, errElsewhere) {
+				return r, err
 			}
 		}
 		return c.tunnelOutbound(app, source, d)
 	case route.Passthrough:
 		return c.passOutbound(app, d)
 	}
-	return fail(d.Reason, "%s: %s", dst, d.Reason.Text())
+	return nil, fail(d.Reason, "%s: %s", dst, d.Reason.Text())
 }
 
 // decide asks route, and waits for what the snapshot lacks.
@@ -72,7 +73,7 @@ func (c *connection) decide(src, dst netip.AddrPort) (d route.Decision, source *
 }
 
 // tunnelOutbound carries the connection by HBONE. No byte of the application is read before the far end said 200.
-func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d route.Decision) error {
+func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d route.Decision) (*relaying, error) {
 	p, self := c.proxy, c.pod.self()
 	span := p.newTrace()
 	c.learn(func(f *facts) { f.authority, f.span = d.Authority, span })
@@ -87,20 +88,20 @@ func (c *connection) tunnelOutbound(app *inpod.Conn, source *mesh.Workload, d ro
 		return p.dialTunnel(ctx, c.pod.uid, self, d)
 	})
 	if err != nil && opening.Err() != nil && c.ctx.Err() == nil {
-		return &endError{reason: reason.ConnectFailure, err: err}
+		return nil, &endError{reason: reason.ConnectFailure, err: err}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	far := streamSide{s}
 	c.attach(1, far)
 	if err := c.vouched(seen, func() error { return p.trusted(key, s.ConnectionState()) }); err != nil {
-		return err
+		return nil, err
 	}
 	peer := p.proven(s, d)
 	c.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, self, peer })
 	c.established()
-	return relay(tcpSide{app, &c.pod.account}, far, c.moved)
+	return &relaying{client: tcpSide{app, &c.pod.account}, server: far, moved: c.moved}, nil
 }
 
 // proven is who the far end proved to be. Where the service has further names that need not be who its workload is;
@@ -152,13 +153,13 @@ func (t tunnelConn) Close() error {
 }
 
 // passOutbound carries the connection by plain TCP.
-func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) error {
+func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) (*relaying, error) {
 	far, err := c.dialApplication(d.Upstream, netip.AddrPort{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.established()
-	return relay(tcpSide{app, &c.pod.account}, far, c.moved)
+	return &relaying{client: tcpSide{app, &c.pod.account}, server: far, moved: c.moved}, nil
 }
 
 // dialApplication connects from the pod's network and attaches the connection as the far side.

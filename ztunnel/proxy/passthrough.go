@@ -14,27 +14,28 @@ import (
 
 // servePlaintext carries one plain TCP connection to a captured pod. Nothing is read from it before policy
 // allowed it and the application accepted.
-func (p *Proxy) servePlaintext(stay life, pd *pod, client *inpod.Conn) {
+func (p *Proxy) servePlaintext(stay life, pd *pod, client *inpod.Conn) *relaying {
 	f := facts{direction: inbound, src: client.RemoteAddrPort(), dst: client.LocalAddrPort(), target: client.LocalAddrPort()}
 	c, err := p.begin(stay, pd, metrics.Destination, f, tcpSide{client, &pd.account})
+	var r *relaying
 	if err == nil {
-		err = c.carryPlaintext(client)
+		r, err = c.carryPlaintext(client)
 	}
-	c.finish(err)
+	return c.finishAfter(r, err)
 }
 
-func (c *connection) carryPlaintext(client *inpod.Conn) error {
+func (c *connection) carryPlaintext(client *inpod.Conn) (*relaying, error) {
 	src, dst := client.RemoteAddrPort(), client.LocalAddrPort()
 	err := c.admitted(func() (netip.Addr, netip.AddrPort, error) { return src.Addr(), dst, c.admitPlaintext(src, dst) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	app, err := c.dialApplication(dst, src)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.established()
-	return relay(tcpSide{client, &c.pod.account}, app, c.moved)
+	return &relaying{client: tcpSide{client, &c.pod.account}, server: app, moved: c.moved}, nil
 }
 
 // admitPlaintext evaluates policy first, for STRICT refuses at once, then whether plaintext may come from there.

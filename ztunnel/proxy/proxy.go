@@ -107,6 +107,7 @@ type Proxy struct {
 	policies authz.Evaluator
 
 	witnesses *witnesses
+	workers   *workers
 
 	life context.Context // ends with the last connection's right to live
 	end  context.CancelCauseFunc
@@ -149,7 +150,7 @@ func New(cfg Config) *Proxy {
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}, held: cfg.Held}
 	p.life, p.end = context.WithCancelCause(context.Background())
-	p.witnesses = newWitnesses(p)
+	p.witnesses, p.workers = newWitnesses(p), newWorkers()
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget, Trusted: p.trusted})
 	cfg.Metrics.Usage(p.use, metrics.Limits{Connections: cfg.PodConnections, Handshakes: cfg.PodHandshakes, Buffered: podBudget})
 	return p
@@ -211,4 +212,5 @@ func (p *Proxy) drain() {
 	p.closed = true
 	p.mu.Unlock()
 	p.work.Wait()
+	close(p.workers.done)
 }

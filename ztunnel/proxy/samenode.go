@@ -35,48 +35,57 @@ func (p *Proxy) local(d route.Decision) (there *pod, stay life) {
 // carryInside carries the connection to a pod that this process serves too. What HBONE would prove is proven and what
 // its far end would judge is judged, by the same functions, but the bytes go from socket to socket. errElsewhere:
 // nothing was done, and only a tunnel can tell who is at the other end.
-func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod, stay life) error {
+func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod, stay life) (*relaying, error) {
 	p, self, peer := c.proxy, c.pod.self(), there.self()
 	certified, cancel := context.WithTimeout(c.ctx, p.cfg.ConnectTimeout)
 	seen := p.trustChanges.Load()
 	still, err := p.cfg.Identities.Mutual(certified, self, peer, d.Expected)
 	cancel()
 	if err != nil {
-		return fail(identityReason(err), "prove %s and %s to each other: %w", self, peer, err)
+		return nil, fail(identityReason(err), "prove %s and %s to each other: %w", self, peer, err)
 	}
 	w, err := p.witnesses.hold(c.ctx, podPair{c.pod.uid, there.uid, d.Upstream}, source.Addresses)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer p.witnesses.release(w)
 	stop := context.AfterFunc(w.standing, func() { c.cancel(context.Cause(w.standing)) })
-	defer stop()
+	letGo := func() {
+		stop()
+		p.witnesses.release(w)
+	}
 	if err := c.vouched(seen, still); err != nil {
-		return err
+		letGo()
+		return nil, err
 	}
 	span := p.newTrace()
 	c.learn(func(f *facts) { f.dst, f.span = d.Target, span })
+	client := tcpSide{app, &c.pod.account}
 	in, err := p.beginWith(c.moved, stay, there, metrics.Destination, facts{
 		direction: inbound, src: app.RemoteAddrPort(), dst: d.Target, sourceID: self, destinationID: peer, mutual: true,
 		reason: reason.SameNode, span: span.Child(), parent: span.Span,
-	}, tcpSide{app, &c.pod.account})
+	}, client)
 	stopIn := context.AfterFunc(c.ctx, func() { in.cancel(context.Cause(c.ctx)) })
+	end := func(err error) error {
+		if stopIn(); c.ctx.Err() != nil { // what ended the one ended the other: stopIn may have been faster
+			in.cancel(context.Cause(c.ctx))
+		}
+		err = in.cause(err)
+		in.finish(err)
+		letGo()
+		return err
+	}
+	var server side
 	if err == nil {
-		err = in.carryFrom(c, app, d.Authority, w)
+		server, err = in.carryFrom(c, app, d.Authority, w)
 	}
-	if stopIn(); c.ctx.Err() != nil { // what ended the one ended the other: stopIn may have been faster
-		in.cancel(context.Cause(c.ctx))
+	if err != nil { // as a tunnel's far end answers, which logs why
+		return nil, fail(reason.PeerRefused, "refused by its own side: %w", end(err))
 	}
-	err = in.cause(err)
-	in.finish(err)
-	if err != nil && !c.carries() { // as a tunnel's far end answers, which logs why
-		return fail(reason.PeerRefused, "refused by its own side: %w", err)
-	}
-	return err
+	return &relaying{client: client, server: server, moved: c.moved, end: end}, nil
 }
 
 // carryFrom is the destination's part: c is the pod's connection, from the client's.
-func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority string, w *witness) error {
+func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority string, w *witness) (side, error) {
 	// The network's word on who comes from where, as a tunnel's far end has it.
 	src, dst := w.far.RemoteAddrPort(), w.far.LocalAddrPort()
 	if own := app.RemoteAddrPort(); own.Addr() == src.Addr() {
@@ -85,24 +94,17 @@ func (c *connection) carryFrom(client *connection, app *inpod.Conn, authority st
 	id := client.pod.self()
 	in, _, err := c.admit(id, src, dst, authority)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	server, err := c.dialApplication(in.Target, src)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client.attach(1, server)
 	client.learn(func(f *facts) { f.mutual, f.sourceID, f.destinationID = true, id, c.pod.self() })
 	c.established()
 	client.established()
-	return relay(tcpSide{app, &client.pod.account}, server, c.moved)
-}
-
-// carries reports whether it was established.
-func (c *connection) carries() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.series != nil
+	return server, nil
 }
 
 // podPair says which connections need the same witness: those of one pod to one address of another.

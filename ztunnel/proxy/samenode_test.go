@@ -367,7 +367,13 @@ func TestSameNodeOfAnotherStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- c.carryInside(app, client.workload, d, there, stay) }()
+	go func() {
+		r, err := c.carryInside(app, client.workload, d, there, stay)
+		if err == nil {
+			err = r.end(relay(r.client, r.server, r.moved))
+		}
+		ended <- err
+	}()
 	select {
 	case err := <-ended:
 		if err == nil {

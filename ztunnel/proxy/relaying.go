@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import "sync/atomic"
+
+// relaying is an established connection of which nothing is left but to relay it, and what to do at its end. It takes two
+// goroutines of little stack: whoever made it goes on to something else.
+type relaying struct {
+	client, server side
+	moved          *moved
+	end            func(error) error // with what relay would return; may return another error for what comes after
+	proxy          *Proxy
+	left           atomic.Int32 // directions
+	up, down       error
+}
+
+// start relays, and leaves p's work when that is over.
+func (r *relaying) start(p *Proxy) {
+	countStreams(r.client, r.server, r.moved)
+	r.proxy = p
+	r.left.Store(2)
+	go r.relayUp()
+	go r.relayDown()
+}
+
+func (r *relaying) relayUp() {
+	r.up = copyUntilEnd(r.server, r.client, &r.moved.up)
+	r.ended()
+}
+
+func (r *relaying) relayDown() {
+	r.down = copyUntilEnd(r.client, r.server, &r.moved.down)
+	r.ended()
+}
+
+// ended counts a direction; a worker sees to the rest.
+func (r *relaying) ended() {
+	if r.left.Add(-1) == 0 {
+		r.proxy.workers.do(r.over)
+	}
+}
+
+func (r *relaying) over() {
+	_ = r.end(conclude(r.client, r.server, r.up, r.down))
+	r.proxy.leaveWork()
+}
+
+// finishAfter finishes the connection after r, which it returns, or now where there is none.
+func (c *connection) finishAfter(r *relaying, err error) *relaying {
+	if r == nil {
+		c.finish(err)
+		return nil
+	}
+	before := r.end
+	r.end = func(err error) error {
+		if before != nil {
+			err = before(err)
+		}
+		c.finish(err)
+		return err
+	}
+	return r
+}
