@@ -26,6 +26,7 @@ var pages = []Page{
 	{"README.md", []Step{
 		{Part: "make demo", By: "tests/netns/demo TestDemo"},
 		{Part: "make demo-cluster", By: "tests/e2e TestDemo"},
+		{Part: "warren-testcluster --name demo shell", Why: "a shell for a person; the tests' reader has the same programs"},
 		{Part: "make build push", Why: noRegistry},
 		{Part: "make install", By: "tests/e2e TestUninstallLeavesNothing"},
 		{Part: "warrenctl check", On: cluster, Either: true, Shows: "RBAC of Warren's service accounts"},
