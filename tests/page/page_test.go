@@ -68,6 +68,36 @@ func TestEveryStep(t *testing.T) {
 	}
 }
 
+// TestMakeTargets: what a page has made has a target, whether a test makes it or not.
+func TestMakeTargets(t *testing.T) {
+	makefile, err := read("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	for _, file := range documents(t) {
+		text, err := read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range commands(text) {
+			line, _, _ := strings.Cut(c.Text, " #")
+			_, targets, _ := strings.Cut(" "+line, " make ")
+			for _, target := range strings.Fields(targets) {
+				if strings.Contains(target, "=") {
+					break // variables follow
+				}
+				if made++; !strings.Contains(makefile, "\n"+target+":") {
+					t.Errorf("%s:%d: the Makefile has no target %s", file, c.Line, target)
+				}
+			}
+		}
+	}
+	if made < 10 {
+		t.Errorf("the pages make %d targets", made)
+	}
+}
+
 func testExists(t *testing.T, what string) {
 	t.Helper()
 	dir, name, _ := strings.Cut(what, " ")
