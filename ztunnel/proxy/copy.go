@@ -41,16 +41,6 @@ type streamSide struct{ *hbone.Stream }
 func (s streamSide) abort()   { s.Reset(hbone.CodeConnect) }
 func (s streamSide) orderly() {}
 
-// relay carries both directions until both ended in order, or one broke: then both sides are aborted, so
-// that neither application takes a broken connection for a finished one.
-func relay(client, server side, m *moved) error {
-	countStreams(client, server, m)
-	answered := make(chan error, 1)
-	go copyServerToClient(client, server, &m.down, answered)
-	err := copyClientToServer(server, client, &m.up)
-	return conclude(client, server, err, <-answered)
-}
-
 // countStreams has streams count what they carry.
 func countStreams(client, server side, m *moved) {
 	if s, ok := client.(streamSide); ok {
@@ -72,15 +62,6 @@ func conclude(client, server side, up, down error) error {
 	client.orderly()
 	server.orderly()
 	return nil
-}
-
-// copyClientToServer is a named function so that a stack dump tells what a goroutine is doing.
-func copyClientToServer(server, client side, n *atomic.Uint64) error {
-	return copyUntilEnd(server, client, n)
-}
-
-func copyServerToClient(client, server side, n *atomic.Uint64, done chan<- error) {
-	done <- copyUntilEnd(client, server, n)
 }
 
 // copyUntilEnd copies until src ends in order, then ends dst's direction too. What breaks one direction breaks

@@ -106,12 +106,21 @@ func (p *Proxy) failedTunnel(t *tunnel, err error) {
 	c.finish(err)
 }
 
-// serveStream carries one connection of a tunnel.
+// serveStream carries one connection of a tunnel, to its end.
 func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 	if !p.enter() {
 		return // refused by its tunnel
 	}
-	defer p.leaveWork()
+	begun := make(chan *relaying)
+	p.workers.do(func() { begun <- p.beginStream(t, s) })
+	if r := <-begun; r != nil {
+		r.run(p)
+		return
+	}
+	p.leaveWork()
+}
+
+func (p *Proxy) beginStream(t *tunnel, s *hbone.ServerStream) *relaying {
 	req := s.Request()
 	f := facts{
 		direction: inbound, src: t.conn.RemoteAddrPort(), dst: t.conn.LocalAddrPort(), authority: route.Clip(req.Authority),
@@ -119,36 +128,37 @@ func (p *Proxy) serveStream(t *tunnel, s *hbone.ServerStream) {
 	}
 	f.span, f.parent = p.continueTrace(req.TraceParent)
 	c, err := p.begin(t.life, t.pod, metrics.Destination, f, nil)
+	var r *relaying
 	if err == nil {
-		err = c.carryStream(t, s)
+		r, err = c.carryStream(t, s)
 	}
 	if err != nil {
-		_ = s.Refuse(statusOf(c.cause(err))) // nothing, when it was accepted
+		_ = s.Refuse(statusOf(c.cause(err)))
 	}
-	c.finish(err)
+	return c.finishAfter(r, err)
 }
 
-func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) error {
+func (c *connection) carryStream(t *tunnel, s *hbone.ServerStream) (*relaying, error) {
 	req, peer := s.Request(), t.conn.RemoteAddrPort()
 	in, local, err := c.admit(t.peer, peer, t.conn.LocalAddrPort(), req.Authority)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if s.Withdrawn() { // while it waited: the application need not hear of it
-		return errors.New("request was withdrawn")
+		return nil, errors.New("request was withdrawn")
 	}
 	app, err := c.dialApplication(in.Target, clientOf(req.Forwarded, peer))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stream, err := s.Accept(hbone.Header{Baggage: baggage(local)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client := streamSide{stream}
 	c.attach(0, client)
 	c.established()
-	return relay(client, app, c.moved)
+	return &relaying{client: client, server: app, moved: c.moved}, nil
 }
 
 // admit lets in, or not, what the identity peer asks for from src, by a tunnel to dst of this pod. Policy may end it

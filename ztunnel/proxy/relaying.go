@@ -4,24 +4,40 @@ package proxy
 
 import "sync/atomic"
 
-// relaying is an established connection of which nothing is left but to relay it, and what to do at its end. It takes two
-// goroutines of little stack: whoever made it goes on to something else.
+// relaying is an established connection of which nothing is left but to relay it, and what to do at its end. Both
+// directions are carried until both ended in order, or one broke: then both sides are aborted, so that neither application
+// takes a broken connection for a finished one. It takes two goroutines of little stack: whoever made it goes on to
+// something else.
 type relaying struct {
 	client, server side
 	moved          *moved
-	end            func(error) error // with what relay would return; may return another error for what comes after
+	end            func(error) error // gets how it ended; may return another error for what comes after
 	proxy          *Proxy
 	left           atomic.Int32 // directions
 	up, down       error
+	done           chan struct{} // closed at the end; nil if nobody waits
 }
 
 // start relays, and leaves p's work when that is over.
 func (r *relaying) start(p *Proxy) {
+	r.prepare(p)
+	go r.relayUp()
+	go r.relayDown()
+}
+
+// run is start, and returns when it is over.
+func (r *relaying) run(p *Proxy) {
+	r.prepare(p)
+	r.done = make(chan struct{})
+	go r.relayDown()
+	r.relayUp()
+	<-r.done
+}
+
+func (r *relaying) prepare(p *Proxy) {
 	countStreams(r.client, r.server, r.moved)
 	r.proxy = p
 	r.left.Store(2)
-	go r.relayUp()
-	go r.relayDown()
 }
 
 func (r *relaying) relayUp() {
@@ -44,6 +60,9 @@ func (r *relaying) ended() {
 func (r *relaying) over() {
 	_ = r.end(conclude(r.client, r.server, r.up, r.down))
 	r.proxy.leaveWork()
+	if r.done != nil {
+		close(r.done)
+	}
 }
 
 // finishAfter finishes the connection after r, which it returns, or now where there is none.

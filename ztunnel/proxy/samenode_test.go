@@ -370,7 +370,8 @@ func TestSameNodeOfAnotherStay(t *testing.T) {
 	go func() {
 		r, err := c.carryInside(app, client.workload, d, there, stay)
 		if err == nil {
-			err = r.end(relay(r.client, r.server, r.moved))
+			p.enter()
+			r.run(p)
 		}
 		ended <- err
 	}()
