@@ -33,3 +33,16 @@ func TestHeldLeavesNewConnectionsToTheOther(t *testing.T) {
 	m.far.proxy.TakeOver()
 	roundTrip(t, client.dial("10.2.0.1:8080"), "after")
 }
+
+// TestSameNodeAfterTakeOver: as long as the other one accepts too, a witness may arrive there, and connections between pods
+// here go by HBONE, which either can take.
+func TestSameNodeAfterTakeOver(t *testing.T) {
+	m, client, _ := neighbours(t, func(c *Config) { c.Held, c.elsewhere = true, 300*time.Millisecond })
+	m.echo(serverPort)
+	m.near.proxy.TakeOver()
+	roundTrip(t, client.dial(serverPort), "beside")
+	m.near.logged(map[string]any{"direction": "outbound", "reason": "SAME_NODE", "dst.hbone_addr": serverPort})
+	eventually(t, "the other one to be gone", func() bool { return !m.near.proxy.beside.Load() })
+	roundTrip(t, client.dial(serverPort), "alone")
+	m.near.logged(map[string]any{"direction": "inbound", "reason": "SAME_NODE", "bytes_recv": 5.0})
+}

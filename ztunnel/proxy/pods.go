@@ -99,8 +99,12 @@ func (p *Proxy) listen(uid string, kind inpod.Kind, l listener) {
 	p.startLoops(pd)
 }
 
-// TakeOver begins to accept, where that was Held.
+// TakeOver begins to accept, where that was Held. For a while the other ztunnel does so as well, and any connection between
+// two pods here may arrive there.
 func (p *Proxy) TakeOver() {
+	if p.beside.Load() {
+		time.AfterFunc(p.cfg.elsewhere, func() { p.beside.Store(false) })
+	}
 	p.mu.Lock()
 	p.held = false
 	p.mu.Unlock()

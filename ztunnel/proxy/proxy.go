@@ -118,6 +118,7 @@ type Proxy struct {
 	active atomic.Int64   // what work waits for
 
 	draining     atomic.Bool
+	beside       atomic.Bool // another ztunnel may still accept from the same listeners
 	trustChanges atomic.Uint64
 
 	mu       sync.Mutex
@@ -149,6 +150,7 @@ func New(cfg Config) *Proxy {
 		cfg.originalDestination = (*inpod.Conn).OriginalDestination
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Log, pods: map[string]*pod{}, wanted: map[mesh.Identity]int{}, held: cfg.Held}
+	p.beside.Store(cfg.Held)
 	p.life, p.end = context.WithCancelCause(context.Background())
 	p.witnesses, p.workers = newWitnesses(p), newWorkers()
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: cfg.HBONE, PodBudget: p.budget, Trusted: p.trusted})

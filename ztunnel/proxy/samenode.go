@@ -14,10 +14,11 @@ import (
 )
 
 // local returns the pod here that d's connection need not leave this process for, nil where there is none. A name or
-// an address in the snapshot makes no pod local: ZDS and the broker must have given it to this process to serve. stay is
-// the one that the pod was found in: what is carried to it ends with that, though another may have begun.
+// an address in the snapshot makes no pod local: ZDS and the broker must have given it to this process to serve, and to no
+// other, for the witness might arrive there. stay is the one that the pod was found in: what is carried to it ends with
+// that, though another may have begun.
 func (p *Proxy) local(d route.Decision) (there *pod, stay life) {
-	if !d.InProcess(p.cfg.Store.Snapshot().Config()) || p.draining.Load() {
+	if !d.InProcess(p.cfg.Store.Snapshot().Config()) || p.draining.Load() || p.beside.Load() {
 		return nil, life{}
 	}
 	pd := p.find(d.Workload.PodUID)
