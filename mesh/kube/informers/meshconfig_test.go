@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/warren-mesh/warren/mesh"
-	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/tests/kubeapi"
 )
 
@@ -27,7 +26,7 @@ func putMeshConfig(s *kubeapi.Server, generation int64, spec map[string]any) {
 
 func strictIs(want bool) func(*mesh.Snapshot) bool {
 	return func(m *mesh.Snapshot) bool {
-		w, name := m.WorkloadByPod("uid-cart-1"), mesh.Name{Namespace: mesh.DefaultRootNamespace, Name: kube.StrictPolicy}
+		w, name := m.WorkloadByPod("uid-cart-1"), mesh.Name{Namespace: mesh.DefaultRootNamespace, Name: mesh.MeshConfigStrict}
 		return m.Config().MTLSStrict == want && (m.Policy(name) != nil) == want && w != nil && (len(w.Policies) == 1) == want
 	}
 }
