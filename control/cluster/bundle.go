@@ -85,7 +85,12 @@ func (b *Bundle) PublishTrust(ctx context.Context, t ca.Trust) error {
 		if !want && !known {
 			continue // who needs it is not known yet
 		}
-		if err := b.bring(ctx, ns, want); err != nil {
+		err := b.bring(ctx, ns, want)
+		if errors.Is(err, ErrNotLeading) { // the lease was lost meanwhile: the rest is another's
+			clear(b.checked)
+			return nil
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("ConfigMap %s/%s: %w", ns, BundleName, err))
 			continue
 		}
@@ -134,6 +139,9 @@ func (b *Bundle) bring(ctx context.Context, ns string, want bool) error {
 		data[RevokedKey] = string(b.trust.Revoked)
 	case b.trust.KeepRevoked && ok:
 		data[RevokedKey] = kept
+	}
+	if !b.leading() {
+		return ErrNotLeading
 	}
 	switch {
 	case want && missing:

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -177,6 +178,27 @@ func TestALostLeaseStopsAWriteUnderWay(t *testing.T) {
 	leading.Store(false)
 	if err := f.Write(ca.RootFile, []byte("x")); !errors.Is(err, ErrNotLeading) || s.Get("v1/secrets", "warren-system", SecretName) != nil {
 		t.Errorf("it wrote: %v", err)
+	}
+}
+
+func TestALostLeaseStopsTheBundleUnderWay(t *testing.T) {
+	s := kubeapi.Start(t)
+	asked := 0
+	leading := func() bool { asked++; return asked <= 2 } // at the start, and before the first write
+	store, all := mesh.NewStore(), []string{"warren-system", "shop", "other"}
+	for _, ns := range all[1:] {
+		store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: ns, PodUID: ns, Namespace: ns, Name: "pod", Capture: mesh.Captured}})
+	}
+	b, err := NewBundle(s.Client(), "warren-system", leading, store.Snapshot, func() []string { return all })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte("roots")}); err != nil {
+		t.Error(err)
+	}
+	written := slices.DeleteFunc(all, func(ns string) bool { return s.Get("v1/configmaps", ns, BundleName) == nil })
+	if len(written) != 1 {
+		t.Errorf("ConfigMaps of %v were written, want one: the lease was lost after the first", written)
 	}
 }
 
