@@ -24,6 +24,9 @@ const (
 	// servesWithin is how long the mesh may take after a kill to serve a connection that is new: a second, and room for a
 	// machine that has other things to do. The log has the figure.
 	servesWithin = 4 * time.Second
+	// unheardOf is how long no new connection may succeed while a part is killed on which none waits: a second, and another
+	// for such a machine.
+	unheardOf = 2 * time.Second
 )
 
 // TestKills kills the process of each part five times in a row with SIGKILL, each time as soon as there is a new one and
@@ -67,6 +70,9 @@ func TestKills(t *testing.T) {
 			t.Logf("both servers reached %v after a kill at most; %d new connections, longest silence %v", slowest.Round(time.Millisecond), fresh.OK, fresh.Longest.Round(time.Millisecond))
 			if slowest > servesWithin {
 				t.Errorf("new connections took %v after a kill, want at most %v", slowest, servesWithin)
+			}
+			if tt.resets == 0 && fresh.Longest > unheardOf {
+				t.Errorf("no new connection for %v, want at most %v: none has to wait for this part", fresh.Longest, unheardOf)
 			}
 			checkHeld(t, held, tt.resets)
 			for _, f := range held.Failures {

@@ -360,13 +360,13 @@ func TestEveryReplicaSigns(t *testing.T) {
 	}
 	waitWriters(1, 30*time.Second)
 	sign("before")
+	pids := m.Control(t).PIDs()
 	patch := fmt.Sprintf(`{"spec":{"holderIdentity":"nobody","leaseDurationSeconds":15,"renewTime":%q}}`, time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"))
 	if _, err := m.Client().CoordinationV1().Leases(system).Patch(t.Context(), controlName, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	waitWriters(0, 20*time.Second)
 	sign("without a writer")
-	pids := m.Control(t).PIDs()
 	waitWriters(1, 40*time.Second)
 	sign("afterwards")
 	if now := m.Control(t).PIDs(); !slices.Equal(now, pids) {
