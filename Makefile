@@ -142,7 +142,7 @@ install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrad
 uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
 	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
 
-.PHONY: test-install test-cluster e2e
+.PHONY: test-install test-cluster test-apiserver e2e
 test-install: check-go ## the tests of the installation, without a cluster
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@$(RUNTESTS) -C deploy/install ./...
@@ -150,6 +150,10 @@ test-install: check-go ## the tests of the installation, without a cluster
 test-cluster: check-go ## the tests of the cluster for tests, as root (a minute; the first time Kubernetes is compiled)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/cluster -each ./... -- -timeout 60m
+
+test-apiserver: check-go ## what informers, control and the CustomResourceDefinitions need of a real kube-apiserver, which test-cluster compiles (half a minute)
+	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
+	@$(RUNTESTS) ./mesh/kube/informers ./control/cluster -- -count=1 -tags cluster -run Real
 
 e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as root (about ten minutes; the first time 15 to 20 more to compile it)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
