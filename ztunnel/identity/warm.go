@@ -20,7 +20,16 @@ const warmPause = 2 * time.Second
 func (s *Store) Warm(ctx context.Context) (missing []mesh.Identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range slices.Collect(maps.Values(s.entries)) {
+	all := slices.Collect(maps.Values(s.entries))
+	for _, e := range all { // of all of them the pauses stay short: they are waited for together
+		e.warming++
+	}
+	defer func() {
+		for _, e := range all {
+			e.warming--
+		}
+	}()
+	for _, e := range all {
 		if !s.warm(ctx, e) {
 			missing = append(missing, e.id)
 		}
@@ -30,8 +39,6 @@ func (s *Store) Warm(ctx context.Context) (missing []mesh.Identity) {
 
 // warm waits for one; mu is held, but not while it waits.
 func (s *Store) warm(ctx context.Context, e *entry) bool {
-	e.warming++
-	defer func() { e.warming-- }()
 	for !e.gone && !e.current.Load().valid(s.cfg.Now()) {
 		if ctx.Err() != nil {
 			return false
