@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,7 +68,9 @@ func TestMeshWidePages(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := demo.Down(context.Background(), demo.Options{Kubeconfig: m.Kubeconfig()}); err != nil {
+		const settings = "apiVersion: warren.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\n"
+		err := m.Delete(context.Background(), settings) // where a page was left half-way
+		if err = errors.Join(err, demo.Down(context.Background(), demo.Options{Kubeconfig: m.Kubeconfig()})); err != nil {
 			t.Error(err)
 		}
 	})
