@@ -5,9 +5,13 @@ package proxy
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,4 +137,92 @@ func TestOfAFullAccountNothingMoreIsHeld(t *testing.T) {
 		s.read(t)
 	}
 	a.settled(t)
+}
+
+// watched tells of the first time that somebody waits for the socket.
+type watched struct {
+	syscall.RawConn
+	waits chan struct{}
+	once  sync.Once
+}
+
+func watch(t *testing.T, c *net.TCPConn) *watched {
+	t.Helper()
+	rc, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &watched{RawConn: rc, waits: make(chan struct{})}
+}
+
+func (w *watched) Read(f func(uintptr) bool) error  { return w.RawConn.Read(w.told(f)) }
+func (w *watched) Write(f func(uintptr) bool) error { return w.RawConn.Write(w.told(f)) }
+
+func (w *watched) told(f func(uintptr) bool) func(uintptr) bool {
+	return func(fd uintptr) bool {
+		done := f(fd)
+		if !done {
+			w.once.Do(func() { close(w.waits) })
+		}
+		return done
+	}
+}
+
+// TestAnAccountThatBecomesFull while directions wait for their senders: they hold nothing either, and hear of a sender that
+// breaks off.
+func TestAnAccountThatBecomesFull(t *testing.T) {
+	const limit = 64 << 10
+	for name, c := range map[string]struct {
+		sends func(*net.TCPConn) error
+		fails bool
+	}{
+		"more":        {func(c *net.TCPConn) error { _, err := c.Write(make([]byte, 8<<10)); return err }, false},
+		"a reset":     {func(c *net.TCPConn) error { return errors.Join(c.SetLinger(0), c.Close()) }, true},
+		"a last word": {func(c *net.TCPConn) error { return c.CloseWrite() }, false},
+	} {
+		a := newAccount(limit)
+		sender, from := tcpPair(t)
+		to, reader := tcpPair(t)
+		fillUp(t, to)
+		src, dst := watch(t, from), watch(t, to)
+		ended := make(chan error, 1)
+		go func() {
+			s := splicer{counter: new(atomic.Uint64), account: a}
+			err := s.copy(dst, src)
+			s.drop()
+			ended <- err
+		}()
+		<-src.waits
+		a.budget.Count(limit)
+		if err := c.sends(sender); err != nil {
+			t.Fatal(err)
+		}
+		if name == "more" {
+			<-dst.waits
+			if got := a.budget.Used(); got != limit {
+				t.Errorf("%s: %d bytes are held beyond a full account", name, got-limit)
+			}
+			_ = sender.CloseWrite()
+			go func() { _, _ = io.Copy(io.Discard, reader) }()
+		}
+		if err := <-ended; (err != nil) != c.fails {
+			t.Errorf("%s: it ends with %v", name, err)
+		}
+		a.budget.Count(-limit)
+		a.settled(t)
+	}
+}
+
+// fillUp writes until no more goes.
+func fillUp(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	err := c.SetWriteBuffer(16 << 10)
+	for err == nil {
+		_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = c.Write(make([]byte, 64<<10))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	_ = c.SetWriteDeadline(time.Time{})
 }

@@ -56,19 +56,22 @@ type splicer struct {
 	errno   syscall.Errno
 	call    string // that errno is of
 	ended   bool
+	full    bool // the account is: the next piece waits in its socket until the reader takes something
+	takes   bool // the reader, as it was just seen
 }
 
 func (s *splicer) copy(to, from syscall.RawConn) error {
 	fill, empty := s.fill, s.empty // one allocation each
 	for {
-		if s.account.full() { // nothing is held while the reader takes nothing
-			s.drop()
+		if err := from.Read(fill); err != nil {
+			return err
+		}
+		if s.full {
 			if err := to.Write(writable); err != nil {
 				return err
 			}
-		}
-		if err := from.Read(fill); err != nil {
-			return err
+			s.takes = true
+			continue
 		}
 		for s.held > 0 && s.errno == 0 {
 			if err := to.Write(empty); err != nil {
@@ -84,8 +87,13 @@ func (s *splicer) copy(to, from syscall.RawConn) error {
 	}
 }
 
-// fill takes what the socket has; false has the netpoller wait, and nothing is held meanwhile.
+// fill takes what the socket has; false has the netpoller wait, and nothing is held meanwhile. Of a full account it only
+// looks: the account may have become so since it began to wait, and all that wait would hold a piece at once.
 func (s *splicer) fill(fd uintptr) bool {
+	if s.full = !s.takes && s.account.full(); s.full {
+		return s.look(fd)
+	}
+	s.takes = false
 	n, errno := 0, syscall.Errno(0)
 	if s.large = s.large && s.openPipe(); s.large {
 		s.call = "splice"
@@ -104,6 +112,19 @@ func (s *splicer) fill(fd uintptr) bool {
 		return false
 	}
 	s.held, s.ended, s.errno = n, n == 0 && errno == 0, errno
+	return true
+}
+
+// look is fill that leaves in the socket what it has. The sender's end is noticed all the same.
+func (s *splicer) look(fd uintptr) bool {
+	s.drop()
+	var first [1]byte
+	s.call = "recvfrom"
+	n, errno := transfer(syscall.SYS_RECVFROM, fd, first[:], syscall.MSG_PEEK)
+	if errno == syscall.EAGAIN {
+		return false
+	}
+	s.full, s.ended, s.errno = n > 0, n == 0 && errno == 0, errno
 	return true
 }
 
