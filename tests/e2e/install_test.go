@@ -23,7 +23,7 @@ import (
 )
 
 // TestUninstallLeavesNothing removes Warren below pods that run and talk, by the library and by Helm alone, and installs
-// it again: the pods are never restarted.
+// it again: the pods are never restarted, and from outside into the mesh no new connection of theirs fails.
 func TestUninstallLeavesNothing(t *testing.T) {
 	m := Alone(t)
 	image := m.image(t)
@@ -82,12 +82,15 @@ func TestUninstallLeavesNothing(t *testing.T) {
 					t.Errorf("left on the API: %s", o)
 				}
 			}
+			load := client.In(t).Load("-every", "20ms", "echo://server:80")
 			if err := install.Install(ctx, install.Options{Config: m.Config(), Image: image, Progress: os.Stderr}); err != nil {
 				t.Fatal(err)
 			}
 			for _, p := range []*Pod{client, server} {
 				p.In(t).WaitCaptured("true")
 			}
+			client.In(t).Reaches("tcp4", "server:80")
+			checkFresh(t, load.Stop()) // no connection fails for it that the mesh comes
 		})
 	}
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -130,6 +131,59 @@ func TestPodStartWithSlowAPIServer(t *testing.T) {
 	}
 }
 
+// TestPodStartWithDeafAgent has a kubelet start a pod of which the node's agent hears nothing from the API server yet: the
+// plugin waits for it, and the pod's first connection is captured.
+func TestPodStartWithDeafAgent(t *testing.T) {
+	m := Alone(t)
+	ns := m.Namespace(t, "deaf", Enrolled())
+	n := m.Nodes()
+	server := ns.Deploy(App{Name: "server", Node: n[1]})[0]
+	hear := m.deafen(t, n[0])
+	client := App{Name: "client", Node: n[0], Args: []string{"talk", "-stay", "-timeout", "20s", server.Addr("tcp4", EchoPort).String(), "hello"}}
+	ns.Create(client)
+	const patience = 2 * time.Second
+	seen := map[int]time.Time{}
+	Eventually(t, 15*time.Second, fmt.Sprintf("a plugin waits for %v", patience), func() string {
+		for _, pid := range m.processesOf(t, n[0], "/warren-cni\x00") {
+			if at, ok := seen[pid]; !ok {
+				seen[pid] = time.Now()
+			} else if time.Since(at) > patience {
+				return ""
+			}
+		}
+		return fmt.Sprint("plugins seen: ", seen)
+	})
+	hear()
+	for _, p := range ns.Wait(client) {
+		checkFirstTalk(t, m, p, server)
+	}
+}
+
+// deafen drops what goes between the node's agent and the API server, until hear is called or the test ends.
+func (m *Mesh) deafen(t *testing.T, node string) (hear func()) {
+	t.Helper()
+	rules := "add table inet deaf\nadd chain inet deaf between { type filter hook forward priority -10; }\n"
+	for _, ip := range m.Agent(t, node).Pods()[0].Status.PodIPs {
+		family := "ip"
+		if strings.Contains(ip.IP, ":") {
+			family = "ip6"
+		}
+		for _, way := range []string{"saddr", "daddr"} {
+			rules += fmt.Sprintf("add rule inet deaf between %s %s %s drop\n", family, way, ip.IP)
+		}
+	}
+	if _, err := m.NodeShellInput(t.Context(), node, strings.NewReader(rules), "nft", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	hear = sync.OnceFunc(func() {
+		if _, err := m.NodeShell(context.WithoutCancel(t.Context()), node, "nft", "delete", "table", "inet", "deaf"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(hear)
+	return hear
+}
+
 // stutter stops the API server's process for 450 ms of every 500.
 func (m *Mesh) stutter(t *testing.T) (stop func()) {
 	t.Helper()
@@ -159,11 +213,21 @@ func (m *Mesh) stutter(t *testing.T) (stop func()) {
 // apiServer is the process, as this machine counts.
 func (m *Mesh) apiServer(t *testing.T) int {
 	t.Helper()
-	machine, err := m.PID("control")
+	pids := m.processesOf(t, "control", "\x00kube-apiserver\x00")
+	if len(pids) == 0 {
+		t.Fatal("no process of the API server")
+	}
+	return pids[0]
+}
+
+// processesOf are those of a machine itself, not of its pods, in whose arguments, each ended by a zero, something stands.
+func (m *Mesh) processesOf(t *testing.T, machine, arguments string) (pids []int) {
+	t.Helper()
+	first, err := m.PID(machine)
 	if err != nil {
 		t.Fatal(err)
 	}
-	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", machine))
+	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", first))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,12 +239,11 @@ func (m *Mesh) apiServer(t *testing.T) int {
 		if link, err := os.Readlink("/proc/" + o.Name() + "/ns/pid"); err != nil || link != space {
 			continue
 		}
-		if b, _ := os.ReadFile("/proc/" + o.Name() + "/cmdline"); strings.Contains(string(b), "\x00kube-apiserver\x00") {
+		if b, _ := os.ReadFile("/proc/" + o.Name() + "/cmdline"); strings.Contains(string(b), arguments) {
 			pid := 0
 			fmt.Sscan(o.Name(), &pid)
-			return pid
+			pids = append(pids, pid)
 		}
 	}
-	t.Fatal("no process of the API server")
-	return 0
+	return pids
 }
