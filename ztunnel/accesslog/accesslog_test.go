@@ -11,11 +11,14 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/reason"
@@ -24,23 +27,26 @@ import (
 func sample() *Record {
 	return &Record{
 		Time:      time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
-		Src:       Peer{Addr: netip.MustParseAddrPort("10.1.0.1:4000"), Workload: "client", Namespace: "shop", Identity: "spiffe://cluster.local/ns/shop/sa/client"},
-		Dst:       Peer{Addr: netip.MustParseAddrPort("[fd00::2]:15008"), Workload: "web"},
+		Src:       Peer{Addr: netip.MustParseAddrPort("10.1.0.1:4000"), Workload: "client", Namespace: "shop", Identity: "spiffe://cluster.local/ns/shop/sa/client", Cluster: "east"},
+		Dst:       Peer{Addr: netip.MustParseAddrPort("[fd00::2]:15008"), Workload: "web", Namespace: "front", Identity: "spiffe://cluster.local/ns/front/sa/web", Cluster: "west"},
 		HBONEAddr: "[fd00::2]:80", Service: "web.shop.svc.cluster.local", Direction: "outbound",
 		Sent: 5, Received: 7, Duration: 1500 * time.Millisecond, Reason: reason.Tunnel,
+		Policy: "front/lock", DryRun: "front/try,front/trial", Audit: "front/watch", TraceID: "4bf92f3577b34da6a3ce929d0e0e4736",
 	}
 }
 
 func TestText(t *testing.T) {
 	r := sample()
 	want := `2026-01-02T03:04:05.000006Z info access connection complete src.addr=10.1.0.1:4000 src.workload=client src.namespace=shop ` +
-		`src.identity=spiffe://cluster.local/ns/shop/sa/client dst.hbone_addr=[fd00::2]:80 dst.service=web.shop.svc.cluster.local ` +
-		`dst.addr=[fd00::2]:15008 dst.workload=web direction=outbound bytes_sent=5 bytes_recv=7 duration=1500ms reason=TUNNEL` + "\n"
+		`src.identity=spiffe://cluster.local/ns/shop/sa/client src.cluster=east dst.hbone_addr=[fd00::2]:80 dst.service=web.shop.svc.cluster.local ` +
+		`dst.addr=[fd00::2]:15008 dst.workload=web dst.namespace=front dst.identity=spiffe://cluster.local/ns/front/sa/web dst.cluster=west ` +
+		`direction=outbound bytes_sent=5 bytes_recv=7 duration=1500ms reason=TUNNEL policy=front/lock policy_dry_run=front/try,front/trial ` +
+		`policy_audit=front/watch trace_id=4bf92f3577b34da6a3ce929d0e0e4736` + "\n"
 	if got := string(Text(nil, r)); got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
 	r.Reason, r.Err = reason.StrictMTLS, errors.New("refused\n\"quoted\"=x")
-	if got := string(Text(nil, r)); !strings.HasSuffix(got, ` reason=STRICT_MTLS error="refused\n\"quoted\"=x"`+"\n") || !strings.Contains(got, " error access ") || strings.Count(got, "\n") != 1 {
+	if got := string(Text(nil, r)); !strings.HasSuffix(got, ` trace_id=4bf92f3577b34da6a3ce929d0e0e4736 error="refused\n\"quoted\"=x"`+"\n") || !strings.Contains(got, " error access ") || !strings.Contains(got, " reason=STRICT_MTLS ") || strings.Count(got, "\n") != 1 {
 		t.Errorf("got %s", got)
 	}
 }
@@ -52,11 +58,35 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(JSON(nil, r), &got); err != nil {
 		t.Fatalf("not JSON: %v: %s", err, JSON(nil, r))
 	}
-	for k, v := range map[string]any{"src.addr": "10.1.0.1:4000", "bytes_sent": 5.0, "reason": "TUNNEL", "level": "error", "error": "line\nbreak \"and\" \\ \x01 \uFFFD ü"} {
-		if got[k] != v {
-			t.Errorf("%s: got %v, want %v", k, got[k], v)
+	want := map[string]any{
+		"time": "2026-01-02T03:04:05.000006Z", "level": "error", "scope": "access", "message": "connection complete",
+		"src.addr": "10.1.0.1:4000", "src.workload": "client", "src.namespace": "shop", "src.identity": "spiffe://cluster.local/ns/shop/sa/client", "src.cluster": "east",
+		"dst.hbone_addr": "[fd00::2]:80", "dst.service": "web.shop.svc.cluster.local", "dst.addr": "[fd00::2]:15008",
+		"dst.workload": "web", "dst.namespace": "front", "dst.identity": "spiffe://cluster.local/ns/front/sa/web", "dst.cluster": "west",
+		"direction": "outbound", "bytes_sent": 5.0, "bytes_recv": 7.0, "duration": "1500ms", "reason": "TUNNEL",
+		"policy": "front/lock", "policy_dry_run": "front/try,front/trial", "policy_audit": "front/watch",
+		"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "error": "line\nbreak \"and\" \\ \x01 \uFFFD ü",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestSampleIsFull: a key whose value no test has could be lost without one noticing.
+func TestSampleIsFull(t *testing.T) {
+	zero := func(name string, v reflect.Value) {
+		for i := range v.NumField() {
+			switch f := v.Type().Field(i).Name; {
+			case name+f == "Opened", name+f == "Early", name+f == "Err": // other lines have them
+			case v.Field(i).IsZero():
+				t.Errorf("%s%s is empty", name, f)
+			}
 		}
 	}
+	r := sample()
+	zero("", reflect.ValueOf(*r))
+	zero("Src.", reflect.ValueOf(r.Src))
+	zero("Dst.", reflect.ValueOf(r.Dst))
 }
 
 // TestEarlyFailure: what failed before it was a connection has ambient's words for it.
