@@ -3,6 +3,7 @@
 package seal
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -95,7 +96,17 @@ func runSealed(role string) error {
 	if what == "work" {
 		return work()
 	}
+	if what == "hold" { // as after execve, in case the change of user took it
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+			return err
+		}
+	}
 	if err := Seal(mode); err != nil {
+		return err
+	}
+	if what == "hold" {
+		fmt.Println("sealed")
+		_, err := unix.Read(0, make([]byte, 1))
 		return err
 	}
 	if what == "all" {
@@ -174,6 +185,29 @@ func TestForbiddenCallsFail(t *testing.T) {
 func TestCapabilitiesAreDropped(t *testing.T) {
 	if out, err := child(t, "drop"); err != nil && !strings.Contains(out, "capabilities are left") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestNotDumpable: of a process that leaves no core file, and that others of its user can't look into, /proc belongs to root.
+func TestNotDumpable(t *testing.T) {
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), roleEnv+"=hold", "MALLOC_ARENA_MAX=1")
+	in, err1 := c.StdinPipe()
+	out, err2 := c.StdoutPipe()
+	if err := errors.Join(err1, err2, c.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Wait() }()
+	defer in.Close() // ends it
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "sealed\n" {
+		t.Fatalf("%v: %s", err, line)
+	}
+	st, err := os.Stat(fmt.Sprintf("/proc/%d/status", c.Process.Pid)) // a file: the directory is always its user's
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := st.Sys().(*syscall.Stat_t).Uid; owner != 0 {
+		t.Errorf("/proc of the sealed process belongs to user %d: it can be dumped", owner)
 	}
 }
 
