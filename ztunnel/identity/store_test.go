@@ -424,12 +424,18 @@ func TestRequestIsWhatTheProtocolAsks(t *testing.T) {
 	}
 }
 
-func TestBackoffGrowsToItsLimit(t *testing.T) {
+func TestBackoffGrowsToItsLimitAndIsDrawnByLot(t *testing.T) {
 	for n, want := range map[int]time.Duration{1: backoffFirst, 2: time.Second, 5: 8 * time.Second, 10: backoffMax, 1000: backoffMax} {
+		seen := map[time.Duration]bool{}
 		for range 50 {
-			if d := backoff(n); d < want/2 || d > want {
+			d := backoff(n)
+			if d < want/2 || d > want {
 				t.Fatalf("after %d failures %v, want %v to %v", n, d, want/2, want)
 			}
+			seen[d] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("after %d failures always the same pause", n)
 		}
 	}
 }

@@ -238,6 +238,42 @@ func rawClient(t *testing.T, a *authority, bend func(*x509.Certificate)) *tls.Co
 	}
 }
 
+// TestRenewalIsDrawnByLot: certificates of one age, as all of a node's are after its start, do not come due together.
+func TestRenewalIsDrawnByLot(t *testing.T) {
+	ck := newClock()
+	a := newAuthority(t, ck.now)
+	roots := fixedRoots(a.pem())
+	if err := roots.Refresh(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	k, _ := newKey()
+	csr, _ := newCSR(sa("x"), k)
+	chainPEM, err := a.Fetch(context.Background(), sa("x"), csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[time.Duration]bool{}
+	var least, most time.Duration
+	for range 200 {
+		c, err := newCertificate(sa("x"), k, chainPEM, roots, ck.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := c.leaf.NotAfter.Sub(ck.now()) / 2
+		d := c.renew.Sub(ck.now())
+		if d < half*9/10 || d > half*11/10 {
+			t.Fatalf("renewal in %v, want %v give or take a tenth", d, half)
+		}
+		if least == 0 || d < least {
+			least = d
+		}
+		most, seen[d] = max(most, d), true
+	}
+	if len(seen) < 2 || most-least < least/10 {
+		t.Errorf("200 renewals at %d times within %v to %v", len(seen), least, most)
+	}
+}
+
 func TestChainIsVerifiedOncePerBundleAndDatesEachTime(t *testing.T) {
 	ck := newClock()
 	a := newAuthority(t, ck.now)
