@@ -5,12 +5,14 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,6 +158,70 @@ func TestInstallUpdatesBinaryAndEntry(t *testing.T) {
 	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 2" || !strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`) {
 		t.Error("not replaced")
 	}
+}
+
+// TestInstallIsAtomic: while one version replaces the other again and again, who reads at any time, as the runtime does for
+// each pod, finds one of them whole, in the list and as the binary.
+func TestInstallIsAtomic(t *testing.T) {
+	r := newRig(t)
+	// So long that writing it in place would take several calls.
+	versions := []string{strings.Repeat("a", 1<<20), strings.Repeat("b", 1<<20)}
+	list := strings.Replace(flannel, `"name": "cbr0"`, `"name": "cbr0", "note": "`+strings.Repeat("n", 1<<18)+`"`, 1)
+	r.write(r.conf("10-flannel.conflist"), list)
+	install := func(version int) {
+		r.write(r.Plugin, versions[version])
+		r.Entry.Deadline = time.Duration(version+1) * time.Second
+		r.install()
+	}
+	install(0)
+	var looks atomic.Int64
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	reader := func(path string, wrong func(content string) string) {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				b, err := os.ReadFile(path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if what := wrong(string(b)); what != "" {
+					t.Errorf("%s: %s (%d bytes)", path, what, len(b))
+					return
+				}
+				looks.Add(1)
+			}
+		})
+	}
+	reader(filepath.Join(r.BinDir, "warren-cni"), func(s string) string {
+		if !slices.Contains(versions, s) {
+			return "neither version"
+		}
+		return ""
+	})
+	reader(r.conf("10-flannel.conflist"), func(s string) string {
+		var l struct {
+			Plugins []struct{ Type, Deadline string }
+		}
+		if err := json.Unmarshal([]byte(s), &l); err != nil {
+			return err.Error()
+		}
+		if n := len(l.Plugins); n != 3 || l.Plugins[2].Type != "warren-cni" || l.Plugins[2].Deadline != "1s" && l.Plugins[2].Deadline != "2s" {
+			return fmt.Sprintf("plugins %+v", l.Plugins)
+		}
+		return ""
+	})
+	for n := 1; n <= 60 || looks.Load() < 200 && !t.Failed(); n++ {
+		install(n % 2)
+	}
+	close(done)
+	wg.Wait()
+	t.Logf("read %d times", looks.Load())
 }
 
 func TestInstallMovesToAnotherPrimary(t *testing.T) {
