@@ -44,7 +44,7 @@ func (c *kindCache) follow(ctx context.Context, client *apiserver.Client, log *s
 	r := cache.NewReflectorWithOptions(&observed{lw: cache.ToListerWatcherWithContext(lw), cache: c, log: log}, c.kind.wire, c, cache.ReflectorOptions{
 		Name: "warren/" + c.kind.resource.Resource, TypeDescription: c.kind.name,
 		Clock:   pausing{WithTicker: clock.RealClock{}, ctx: ctx, board: c.board},
-		Backoff: &wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 40, Cap: backoffCap},
+		Backoff: pauses(),
 	})
 	done := make(chan struct{})
 	go func() {
@@ -52,6 +52,11 @@ func (c *kindCache) follow(ctx context.Context, client *apiserver.Client, log *s
 		r.RunWithContext(klog.NewContext(ctx, logr.FromSlogHandler(demoted{log.Handler()})))
 	}()
 	return func() { <-done }, nil
+}
+
+// pauses are those between attempts to reach the server.
+func pauses() *wait.Backoff {
+	return &wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 40, Cap: backoffCap}
 }
 
 // pausing is a clock whose pauses end with the context, to which the reflector's own do not all look, and when

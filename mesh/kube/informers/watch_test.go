@@ -53,6 +53,27 @@ func TestPausesEndEarly(t *testing.T) {
 	}
 }
 
+// TestPausesDoubleAndAreDrawnByLot: a thousand nodes that lost the server in one moment do not come back in one.
+func TestPausesDoubleAndAreDrawnByLot(t *testing.T) {
+	for n, full := range map[int]time.Duration{1: backoffFirst, 2: 2 * backoffFirst, 3: 4 * backoffFirst, 20: backoffCap, 60: backoffCap} {
+		seen := map[time.Duration]bool{}
+		for range 50 {
+			var d time.Duration
+			b := pauses()
+			for range n {
+				d = b.Step()
+			}
+			if d < full || d > 2*full {
+				t.Fatalf("pause %d is %v, want %v to %v", n, d, full, 2*full)
+			}
+			seen[d] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("pause %d is always the same", n)
+		}
+	}
+}
+
 // The same trouble is told once, whatever the request's URL.
 func TestAnErrorIsLoggedOnce(t *testing.T) {
 	var out strings.Builder
