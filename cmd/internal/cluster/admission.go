@@ -50,6 +50,8 @@ func (c *Cluster) policyFault(p *admissionv1.ValidatingAdmissionPolicy) string {
 		return fmt.Sprintf("failurePolicy is %s, not Fail", *p.Spec.FailurePolicy)
 	case len(p.Spec.Validations) == 0:
 		return "it validates nothing"
+	case !takesPods(p.Spec.MatchConstraints):
+		return "matchConstraints leave pods out"
 	case len(p.Spec.MatchConditions) > 0 && !slices.ContainsFunc(p.Spec.MatchConditions, func(m admissionv1.MatchCondition) bool { return strings.Contains(m.Expression, `"`+agent+`"`) }):
 		return "it is not about " + agent
 	}
@@ -69,7 +71,21 @@ func bindingFault(b *admissionv1.ValidatingAdmissionPolicyBinding) string {
 	return ""
 }
 
+// takesPods reports whether changes of every pod are looked at.
+func takesPods(m *admissionv1.MatchResources) bool {
+	return m != nil && !selective(m) && slices.ContainsFunc(m.ResourceRules, func(r admissionv1.NamedRuleWithOperations) bool {
+		has := func(all []string, one string) bool { return slices.Contains(all, one) || slices.Contains(all, "*") }
+		changes := slices.Contains(r.Operations, admissionv1.Update) || slices.Contains(r.Operations, admissionv1.OperationAll)
+		return changes && len(r.ResourceNames) == 0 && has(r.APIGroups, "") && has(r.APIVersions, "v1") && has(r.Resources, "pods")
+	})
+}
+
 func narrows(m *admissionv1.MatchResources) bool {
+	return m != nil && (selective(m) || len(m.ResourceRules) > 0)
+}
+
+// selective reports whether some namespaces or objects are left out.
+func selective(m *admissionv1.MatchResources) bool {
 	selects := func(s *metav1.LabelSelector) bool { return s != nil && len(s.MatchLabels)+len(s.MatchExpressions) > 0 }
-	return m != nil && (selects(m.NamespaceSelector) || selects(m.ObjectSelector) || len(m.ResourceRules)+len(m.ExcludeResourceRules) > 0)
+	return selects(m.NamespaceSelector) || selects(m.ObjectSelector) || len(m.ExcludeResourceRules) > 0
 }

@@ -97,7 +97,11 @@ const policies, bindings = "admissionregistration.k8s.io/v1/validatingadmissionp
 func (c *inCluster) admission(change func(*admissionv1.ValidatingAdmissionPolicy, *admissionv1.ValidatingAdmissionPolicyBinding)) {
 	fail := admissionv1.Fail
 	p := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: cluster.NodePart}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
-		FailurePolicy:   &fail,
+		FailurePolicy: &fail,
+		MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+			Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update, admissionv1.Delete},
+			Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods", "pods/*"}},
+		}}}},
 		MatchConditions: []admissionv1.MatchCondition{{Name: "the-agent", Expression: `request.userInfo.username == "system:serviceaccount:warren-system:warren-node"`}},
 		Validations:     []admissionv1.Validation{{Expression: "true"}},
 	}}
@@ -355,6 +359,12 @@ func TestCheckOfTheAdmissionPolicy(t *testing.T) {
 		ofPolicy + "it validates nothing":              func(p *policy, _ *binding) { p.Spec.Validations = nil },
 		ofPolicy + "it is not about system:serviceaccount:warren-system:warren-node": func(p *policy, _ *binding) {
 			p.Spec.MatchConditions[0].Expression = `request.userInfo.username == "system:serviceaccount:other:warren-node"`
+		},
+		ofPolicy + "matchConstraints leave pods out": func(p *policy, _ *binding) {
+			p.Spec.MatchConstraints.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
+		},
+		ofPolicy + "matchConstraints leave pods out:": func(p *policy, _ *binding) {
+			p.Spec.MatchConstraints.ResourceRules[0].Operations = []admissionv1.OperationType{admissionv1.Create}
 		},
 		ofBinding + "it binds other, not warren-node": func(_ *policy, b *binding) { b.Spec.PolicyName = "other" },
 		ofBinding + "validationActions are [Audit], without Deny": func(_ *policy, b *binding) {
