@@ -27,6 +27,9 @@ func newListener(pod string, kind Kind, fd int) (*Listener, error) {
 	if err == nil {
 		err = wantTCP(fd)
 	}
+	if err == nil { // whoever holds the socket too may have had it block, for all
+		err = os.NewSyscallError("fcntl", unix.SetNonblock(fd, true))
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("take %s listener of pod %s: %w", kind, pod, err)

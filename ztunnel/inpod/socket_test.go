@@ -106,3 +106,32 @@ func TestSocketErrors(t *testing.T) {
 		t.Errorf("the destination of one that was not captured: %v", err)
 	}
 }
+
+// TestListenerThatWasMadeToBlock: whoever holds a listener can have it wait in accept for all. The next ztunnel undoes that.
+func TestListenerThatWasMadeToBlock(t *testing.T) {
+	b, path := started(t)
+	f := dialled(t, path)
+	go f.serve()
+	fd, cookie, at := listenSocket(t)
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	f.send(broker.TypeListener, broker.ListenerMessage{Pod: "p", Kind: HBONE, Cookie: cookie}, fd)
+	l := event(t, b).Listener
+	d, err := b.Dial(t.Context(), "p", at, netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	ended := make(chan error, 1)
+	go func() { _, err := l.Accept(); ended <- err }()
+	l.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
