@@ -216,6 +216,8 @@ var pages = []Page{
 		{Part: "make bench", Why: isBench},
 		{Part: "make bench", Why: isBench},
 		{Part: "make bench", Why: isBench},
+		{Part: "-before", Why: isBench},
+		{Part: "make bench-features", Why: isBench},
 	}},
 	{"docs/development.md", []Step{
 		{Part: "make build", Why: isTest},
