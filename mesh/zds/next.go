@@ -18,7 +18,8 @@ func (s *Server) next(p *peer) (task, time.Time) {
 		}
 	}
 	var retry time.Time
-	if newest {
+	// Until its snapshot is out an older one is told of all, too: what that lacks it ends to serve.
+	if newest || !p.snapshot {
 		var add task
 		if add, retry = s.nextAdd(p); add.kind != 0 {
 			return add, time.Time{}

@@ -40,8 +40,8 @@ type ServerConfig struct {
 }
 
 // Server is the agent's side: it holds the pods that should be served and brings every connected ztunnel
-// to that. The newest connection is told of new pods, all of them of removals, so that while an old and a
-// new ztunnel run side by side the new one takes what is new. Safe for concurrent use.
+// to that. Each is told of the pods there are when it connects; of new ones later the newest connection, of removals all, so
+// that while an old and a new ztunnel run side by side the new one takes what is new. Safe for concurrent use.
 type Server struct {
 	cfg  ServerConfig
 	acks *latest.Queue[string, Ack]

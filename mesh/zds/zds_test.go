@@ -95,6 +95,28 @@ func TestNewestGetsAddsAllGetDeletes(t *testing.T) {
 	old.wait(t, "two", "three")
 }
 
+// TestOlderOneKeepsItsPods has two ztunnels come to a new agent that does not know all pods yet: when an agent is replaced
+// beside a ztunnel.
+func TestOlderOneKeepsItsPods(t *testing.T) {
+	a := startAgent(t, ServerConfig{})
+	z := newZtunnel(a.path)
+	z.client = NewClient(ClientConfig{})
+	for _, uid := range []string{"one", "two", "gone"} { // from the agent before
+		z.client.pods[uid], z.have[uid] = true, workload(uid)
+	}
+	z.run(t)
+	a.waitConnections(t, 1)
+	newest := a.startZtunnel(t, ClientConfig{})
+	a.Set(workload("one"))
+	a.Set(workload("two"))
+	a.Synced()
+	z.waitSynced(t)
+	newest.wait(t, "one", "two")
+	if got := z.pods(); !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("the older one has %v, want all pods that there are", got)
+	}
+}
+
 func TestFailedAddIsReportedAndDoesNotHoldUpTheRest(t *testing.T) {
 	a := startAgent(t, ServerConfig{})
 	a.Set(workload("bad"))
