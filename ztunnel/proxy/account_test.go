@@ -50,11 +50,17 @@ func newSlow(t *testing.T, a *account) *slow {
 	return s
 }
 
-// stuck waits until nothing more goes.
-func (s *slow) stuck() {
-	for before := uint64(1); s.moved.Load() != before; time.Sleep(20 * time.Millisecond) {
-		before = s.moved.Load()
-	}
+// stuck waits until nothing more goes: until ten looks in a row find the same.
+func (s *slow) stuck(t *testing.T) {
+	t.Helper()
+	before, same := uint64(0), 0
+	eventually(t, "the direction to stand", func() bool {
+		now := s.moved.Load()
+		if same++; now != before {
+			before, same = now, 0
+		}
+		return same == 10
+	})
 }
 
 // read takes all, which is what was sent.
@@ -87,7 +93,7 @@ func TestSlowReadersOfOnePod(t *testing.T) {
 	}
 	eventually(t, "the pod to have its share of pipes", func() bool { return a.pipes.Load() == podPipes })
 	for _, s := range all {
-		s.stuck()
+		s.stuck(t)
 	}
 	if p, u := a.pipes.Load(), a.budget.Used(); p != podPipes || u < podPipes*copyMost || u > podPipes*spliceMost+4*copyMost {
 		t.Errorf("%d slow readers have %d pipes, and %d bytes are counted", len(all), p, u)
@@ -120,7 +126,7 @@ func TestOfAFullAccountNothingMoreIsHeld(t *testing.T) {
 	a := newAccount(2 * copyMost)
 	first := newSlow(t, a)
 	eventually(t, "the account to be full", a.full)
-	first.stuck()
+	first.stuck(t)
 	before := a.budget.Used()
 	var more []*slow
 	for range 20 {
@@ -128,7 +134,7 @@ func TestOfAFullAccountNothingMoreIsHeld(t *testing.T) {
 	}
 	for _, s := range more {
 		eventually(t, "the others to be served", func() bool { return s.moved.Load() > 0 })
-		s.stuck()
+		s.stuck(t)
 	}
 	if got := a.budget.Used(); got > before+int64(len(more))*copyMost/4 {
 		t.Errorf("%d more slow readers hold %d bytes beyond the %d of a full account", len(more), got-before, before)
