@@ -91,11 +91,11 @@ func (d *Demo) scrape() []sample {
 func (d *Demo) kernelCounters() []sample {
 	var out []sample
 	for _, n := range d.Nodes() {
-		body, err := n.Agent(d.ctx, "http://localhost:15000/debug/bpf")
 		var stats struct{ Reasons map[string]float64 }
-		if err != nil || json.Unmarshal([]byte(body), &stats) != nil {
-			d.t.Fatalf("kernel counters of node %s: %v", n.Name(), err)
-		}
+		d.Await("the kernel counters of node "+n.Name(), func() bool { // a busy broker may not answer at once
+			body, err := n.Agent(d.ctx, "http://localhost:15000/debug/bpf")
+			return err == nil && json.Unmarshal([]byte(body), &stats) == nil
+		})
 		for word, v := range stats.Reasons {
 			out = append(out, sample{Node: n.Name(), Name: "kernel", Labels: map[string]string{"reason": word}, Value: v})
 		}
