@@ -109,6 +109,13 @@ func (t *tally) fail(name, text string) {
 	fmt.Fprintf(t.out, "--- FAIL: %s\n%s\n", name, text)
 }
 
+// add takes over what another has counted, and what it printed.
+func (t *tally) add(o *tally, printed string) {
+	t.passed, t.failed, t.skipped, t.packages = t.passed+o.passed, t.failed+o.failed, t.skipped+o.skipped, t.packages+o.packages
+	t.failures, t.skips = append(t.failures, o.failures...), append(t.skips, o.skips...)
+	fmt.Fprint(t.out, printed)
+}
+
 // finish prints the count, last, and returns the exit status.
 func (t *tally) finish(noSkips bool) int {
 	if t.skipped > 0 {
