@@ -15,6 +15,7 @@ const (
 	retryPause  = time.Second            // afterwards
 	lookEvery   = 500 * time.Millisecond // at listeners and namespaces
 	verifyEvery = time.Second            // at what is attached
+	turnLong    = time.Second            // of the loop, that is said: meanwhile no pod is captured and nobody is answered
 )
 
 // post hands the loop a function, and reports false if ctx ended first.
@@ -39,23 +40,35 @@ func (b *Broker) loop(ctx context.Context) {
 	verify := time.NewTicker(verifyEvery)
 	defer verify.Stop()
 	for {
+		var what string
+		var turn func()
 		select {
 		case <-ctx.Done():
 			return
 		case f := <-b.work:
-			f()
+			what, turn = "request", f
 		case now := <-retry.C:
-			for _, p := range b.pods {
-				if p.phase == waiting && (p.place == nil || !now.Before(p.nextTry)) {
-					b.try(p)
-				}
-			}
+			what, turn = "captures", func() { b.retry(now) }
 		case <-look.C:
-			b.look()
+			what, turn = "look at the pods", b.look
 		case <-verify.C:
-			b.verify()
+			what, turn = "verification", b.verify
 		}
+		begun := time.Now()
+		turn()
 		b.chores(time.Now())
+		if took := time.Since(begun); took > turnLong {
+			b.log.Warn("busy: meanwhile no pod was captured and nobody was answered", "with", what, "took", took)
+		}
+	}
+}
+
+// retry tries again to capture what waits for it.
+func (b *Broker) retry(now time.Time) {
+	for _, p := range b.pods {
+		if p.phase == waiting && (p.place == nil || !now.Before(p.nextTry)) {
+			b.try(p)
+		}
 	}
 }
 
