@@ -65,7 +65,7 @@ func (p *prison) try(t *testing.T, pod *Pod, args ...string) []answer.Escape {
 // ztunnels prove with a line about just this connection, or does not happen.
 func TestNoWayAroundByConnect(t *testing.T) {
 	p := newPrison(t, Shared(t))
-	wire := p.Wire(t)
+	wire := p.Wire(t, p.prisoner)
 	for _, network := range []string{"tcp4", "tcp6"} {
 		for _, server := range []*Pod{p.there, p.far} {
 			t.Run(network+" to "+server.App, func(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 
 	// atOnce is how many tests share the mesh at a time, if -parallel says nothing: most of a test's time is waiting for
 	// kubelets.
-	atOnce = 6
+	atOnce = 4
 )
 
 // Mesh is the cluster with Warren on it. Safe for concurrent use.

@@ -5,6 +5,7 @@ package packets
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"sync"
@@ -14,7 +15,7 @@ import (
 )
 
 // captureLimit bounds the payload that a capture keeps; what comes later is only counted.
-const captureLimit = 256 << 20
+const captureLimit = 1 << 30
 
 // Capture is what goes over the links of a network namespace: every TCP segment. Safe for concurrent use.
 type Capture struct {
@@ -30,11 +31,17 @@ type Capture struct {
 	err      error
 }
 
-// In starts to record a network namespace, given by its file: every frame that comes in by any of its links.
-func In(namespace string) (*Capture, error) {
+// In starts to record a network namespace, given by its file: every frame that comes in by any of its links, or only those
+// whose packets come from one of the addresses.
+func In(namespace string, sources ...netip.Addr) (*Capture, error) {
 	f, err := open(namespace)
 	if err != nil {
 		return nil, err
+	}
+	if len(sources) > 0 {
+		if err := filter(int(f.Fd()), sources); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
 	return New(f)
 }
