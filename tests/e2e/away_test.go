@@ -326,7 +326,9 @@ func (o *outage) end(t *testing.T) {
 	})
 	up := time.Now()
 	for _, node := range o.Nodes() {
-		Eventually(t, time.Minute, "the agent of "+node+" has caught up", func() string {
+		// kube-proxy, which has to give the API server's own Service its endpoint back, tries again only every 30 to 60
+		// seconds after so long an outage: client-go's cap.
+		Eventually(t, 3*time.Minute, "the agent of "+node+" has caught up", func() string {
 			if m := o.Agent(t, node).Metrics(); !strings.Contains(m, "\nwarren_objects_stale 0\n") || Metric(m, "warren_objects_watch_failing") > 0 {
 				return "its objects are stale, or some can't be watched"
 			}
