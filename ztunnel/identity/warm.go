@@ -21,9 +21,14 @@ func (s *Store) Warm(ctx context.Context) (missing []mesh.Identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := slices.Collect(maps.Values(s.entries))
-	for _, e := range all { // of all of them the pauses stay short: they are waited for together
+	soonest := s.cfg.Now().Add(warmPause)
+	for _, e := range all { // of all of them the pauses are short, one that runs as well: they are waited for together
 		e.warming++
+		if !e.current.Load().valid(s.cfg.Now()) && e.next.After(soonest) {
+			e.next = soonest
+		}
 	}
+	s.poke()
 	defer func() {
 		for _, e := range all {
 			e.warming--

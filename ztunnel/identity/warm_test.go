@@ -93,6 +93,40 @@ func TestWarmNoticesAnAuthorityThatComesBack(t *testing.T) {
 	}
 }
 
+// TestWarmEndsAPauseThatBeganBefore: one of minutes, from failures before anybody waited, would outlast Warm's time.
+func TestWarmEndsAPauseThatBeganBefore(t *testing.T) {
+	ck := newClock()
+	a := newAuthority(t, ck.now)
+	a.set(func(a *authority) {
+		a.hook = func(context.Context, mesh.Identity) error { return errors.New("control is away") }
+	})
+	s := newStore(t, a, fixedRoots(a.pem()), ck.now)
+	id := sa("x")
+	s.Want(id)
+	for n := 1; info(s, id).Renew.Sub(ck.now()) <= 10*warmPause; n++ {
+		ck.advance(backoffMax)
+		s.poke()
+		eventually(t, "an attempt", func() bool { return failures(s, id) >= n })
+	}
+	a.set(func(a *authority) { a.hook = nil })
+	waited := make(chan []mesh.Identity, 1)
+	go func() { waited <- s.Warm(t.Context()) }()
+	eventually(t, "it to wait", func() bool { return warming(s) == 1 })
+	if pause := info(s, id).Renew.Sub(ck.now()); pause > warmPause {
+		t.Errorf("the next attempt is in %v, want %v at most", pause, warmPause)
+	}
+	ck.advance(warmPause)
+	s.poke()
+	select {
+	case missing := <-waited:
+		if missing != nil {
+			t.Errorf("%v is missing", missing)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("no attempt was made")
+	}
+}
+
 func warming(s *Store) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
