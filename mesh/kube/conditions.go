@@ -3,10 +3,12 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,7 +72,7 @@ func (c Conditions) once(ctx context.Context, published map[ConditionKey]Conditi
 		}
 		done = false
 	}
-	for key := range published {
+	for _, key := range inOrder(published) {
 		switch _, ok := want[key]; {
 		case !c.Objects.Exists(key.Object):
 			delete(want, key)
@@ -83,7 +85,8 @@ func (c Conditions) once(ctx context.Context, published map[ConditionKey]Conditi
 			want[key] = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonAccepted}
 		}
 	}
-	for key, cond := range want {
+	for _, key := range inOrder(want) {
+		cond := want[key]
 		if published[key] == cond {
 			continue
 		}
@@ -94,6 +97,13 @@ func (c Conditions) once(ctx context.Context, published map[ConditionKey]Conditi
 		published[key] = cond
 	}
 	return done
+}
+
+// inOrder returns the keys in an order that does not change: conditions stand in their object as they came.
+func inOrder(m map[ConditionKey]Condition) []ConditionKey {
+	return slices.SortedFunc(maps.Keys(m), func(a, b ConditionKey) int {
+		return cmp.Or(strings.Compare(a.Object, b.Object), strings.Compare(a.Type, b.Type))
+	})
 }
 
 // conditionsOf makes one condition per object of the problems that name one.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,7 @@ type failing struct {
 	left int
 	got  map[ConditionKey]Condition
 
+	order  []string
 	forgot []ConditionKey
 }
 
@@ -28,6 +30,7 @@ func (f *failing) PublishCondition(_ context.Context, object string, c Condition
 		return errors.New("not now")
 	}
 	f.got[ConditionKey{object, c.Type}] = c
+	f.order = append(f.order, object+" "+c.Type)
 	return nil
 }
 
@@ -83,6 +86,21 @@ func TestConditionsArePublishedAgainUntilTheyAreOut(t *testing.T) {
 	}
 	if len(f.got) != 2 {
 		t.Errorf("got %+v", f.got)
+	}
+}
+
+// TestConditionsComeInOneOrder: in which they stand in their object from then on.
+func TestConditionsComeInOneOrder(t *testing.T) {
+	want := []string{"AuthorizationPolicy a/x Accepted", "MeshConfig default Accepted", "MeshConfig default Applied", "Pod a/x Accepted"}
+	o := &objects{config: MeshConfigState{Here: true, Generation: 3}, problems: []Problem{
+		{Object: "Pod a/x", Err: errors.New("wrong")}, {Object: "AuthorizationPolicy a/x", Err: errors.New("wrong")},
+	}}
+	for range 50 {
+		f := &failing{got: map[ConditionKey]Condition{}}
+		Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}.once(t.Context(), map[ConditionKey]Condition{})
+		if !slices.Equal(f.order, want) {
+			t.Fatalf("published %q, want %q", f.order, want)
+		}
 	}
 }
 

@@ -76,6 +76,11 @@ func TestMeshConfigSaysHowItStands(t *testing.T) {
 	var got []string
 	stands := func(want ...string) {
 		t.Helper()
+		defer func() { // Wait does not return when it fails
+			if t.Failed() {
+				t.Logf("got %q, want %q; problems %+v", got, want, r.Problems())
+			}
+		}()
 		s.Wait("conditions", func() bool {
 			status, _ := s.Get(meshConfigs, "", "default")["status"].(map[string]any)
 			got = []string{fmt.Sprint(status["observedGeneration"])}
@@ -86,9 +91,6 @@ func TestMeshConfigSaysHowItStands(t *testing.T) {
 			}
 			return cmp.Equal(got, want)
 		})
-		if t.Failed() {
-			t.Logf("got %q", got)
-		}
 	}
 	putMeshConfig(s, 4, map[string]any{})
 	stands("4", "Accepted True Accepted 4", "Applied True Applied 4")
