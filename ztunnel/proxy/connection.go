@@ -144,9 +144,11 @@ func (c *connection) established() {
 	if !c.proxy.log.Enabled(c.ctx, slog.LevelDebug) {
 		return
 	}
-	rec := f.record(c.proxy.cfg.Now(), c.started, f.reason, nil)
+	rec := recordPool.Get().(*accesslog.Record)
+	f.record(rec, c.proxy.cfg.Now(), c.started, f.reason, nil)
 	rec.Opened = true
 	c.proxy.cfg.AccessLog.Write(rec)
+	recordPool.Put(rec)
 }
 
 // tell adds to the series and to the pod's usage what went since it was last told; mu is held.
@@ -214,9 +216,11 @@ func (c *connection) finish(err error) {
 	m.Matched(len(f.dryRun), len(f.audit))
 	c.traced(&f, now, final, err)
 	if c.proxy.cfg.AccessLog.Wants(err) {
-		rec := f.record(now, c.started, final, err)
+		rec := recordPool.Get().(*accesslog.Record)
+		f.record(rec, now, c.started, final, err)
 		rec.Sent, rec.Received = c.bytes(f.direction)
 		c.proxy.cfg.AccessLog.Write(rec)
+		recordPool.Put(rec)
 	}
 }
 
@@ -249,8 +253,11 @@ func (f *facts) labels(r metrics.Reporter, why reason.Reason) metrics.Labels {
 	return l
 }
 
-func (f *facts) record(now, started time.Time, why reason.Reason, err error) *accesslog.Record {
-	r := &accesslog.Record{
+// recordPool has those that no line is written of now: they are large, and the log keeps only its line.
+var recordPool = sync.Pool{New: func() any { return new(accesslog.Record) }}
+
+func (f *facts) record(r *accesslog.Record, now, started time.Time, why reason.Reason, err error) {
+	*r = accesslog.Record{
 		Time: now, Duration: now.Sub(started), Direction: f.direction, Reason: why, Err: err, TraceID: f.span.TraceID(), Early: f.early,
 		Src: logPeer(f.src, f.source, f.sourceID), Dst: logPeer(f.dst, f.destination, f.destinationID), HBONEAddr: f.authority,
 	}
@@ -261,7 +268,6 @@ func (f *facts) record(now, started time.Time, why reason.Reason, err error) *ac
 		r.Policy = f.policy.String()
 	}
 	r.DryRun, r.Audit = policyNames(f.dryRun), policyNames(f.audit)
-	return r
 }
 
 // policyNames is for the log, which names the first few.

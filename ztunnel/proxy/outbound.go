@@ -164,8 +164,8 @@ func (c *connection) passOutbound(app *inpod.Conn, d route.Decision) (*relaying,
 
 // dialApplication connects from the pod's network and attaches the connection as the far side.
 func (c *connection) dialApplication(dst, client netip.AddrPort) (tcpSide, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.proxy.cfg.ConnectTimeout)
-	defer cancel()
+	ctx := patient(c.ctx, c.proxy.cfg.ConnectTimeout)
+	defer ctx.over()
 	conn, err := c.proxy.cfg.Sockets.Dial(ctx, c.pod.uid, dst, client)
 	if err != nil {
 		return tcpSide{}, dialError(err, false)

@@ -38,10 +38,10 @@ func (p *Proxy) local(d route.Decision) (there *pod, stay life) {
 // nothing was done, and only a tunnel can tell who is at the other end.
 func (c *connection) carryInside(app *inpod.Conn, source *mesh.Workload, d route.Decision, there *pod, stay life) (*relaying, error) {
 	p, self, peer := c.proxy, c.pod.self(), there.self()
-	certified, cancel := context.WithTimeout(c.ctx, p.cfg.ConnectTimeout)
+	certified := patient(c.ctx, p.cfg.ConnectTimeout)
 	seen := p.trustChanges.Load()
 	still, err := p.cfg.Identities.Mutual(certified, self, peer, d.Expected)
-	cancel()
+	certified.over()
 	if err != nil {
 		return nil, fail(identityReason(err), "prove %s and %s to each other: %w", self, peer, err)
 	}
