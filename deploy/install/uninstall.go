@@ -43,7 +43,8 @@ func uninstall(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := removal.Run(ctx, removal.Options{Client: c.typed, SkipNotReady: o.SkipNotReady, Progress: o.Progress}); err != nil {
+	from := removal.Options{Client: c.typed, Dynamic: c.dynamic, SkipNotReady: o.SkipNotReady, Progress: o.Progress}
+	if err := removal.Run(ctx, from); err != nil {
 		return err
 	}
 	if err := deleteRelease(o); err != nil {

@@ -45,6 +45,8 @@ func TestUninstallLeavesNothing(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
+			ns := ns.In(t)
+			ns.ApplyFaulty()
 			client.Reaches("tcp4", "server:80")
 			tunnelled := "before-" + strings.ReplaceAll(w.name, " ", "-")
 			if leaks := m.said(t, client, tunnelled); leaks {
@@ -74,6 +76,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 					t.Errorf("left on %s:\n%s", n, left)
 				}
 			}
+			ns.checkUnjudged()
 			if !m.said(t, client, "after-"+tunnelled) {
 				t.Error("outside the mesh, and not readable between the nodes")
 			}

@@ -39,6 +39,7 @@ func TestEveryRightIsUsed(t *testing.T) {
 	m := Alone(t)
 	ns := m.Namespace(t, "rights", Enrolled())
 	pod := ns.Deploy(App{Name: "app", Node: m.Nodes()[0]})[0] // what the removal takes an annotation off
+	ns.ApplyFaulty()                                          // and conditions
 	given := m.rights(t)
 	began := time.Now()
 

@@ -27,7 +27,7 @@ func (r remover) cleanAPI(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return errors.Join(r.annotations(ctx), r.bundles(ctx), r.secret(ctx),
+	return errors.Join(r.annotations(ctx), r.conditions(ctx), r.bundles(ctx), r.secret(ctx),
 		gone(r.Client.CoordinationV1().Leases(namespace).Delete(ctx, lease, metav1.DeleteOptions{})))
 }
 

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -38,6 +39,8 @@ const lookInterval = 300 * time.Millisecond
 // Options of a removal.
 type Options struct {
 	Client kubernetes.Interface
+	// Dynamic reaches the kinds that Kubernetes itself does not have.
+	Dynamic dynamic.Interface
 	// SkipNotReady leaves nodes that are not ready as they are, instead of refusing to begin.
 	SkipNotReady bool
 	// Progress gets a line for each step; nil is silence.

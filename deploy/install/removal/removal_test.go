@@ -70,7 +70,7 @@ func run(t *testing.T, c *fake.Clientset, skip bool) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var said strings.Builder
-	err := Run(ctx, Options{Client: c, SkipNotReady: skip, Progress: &said})
+	err := Run(ctx, Options{Client: c, Dynamic: policies(t), SkipNotReady: skip, Progress: &said})
 	return said.String(), err
 }
 
@@ -171,7 +171,7 @@ func TestFailureOfANodeIsTold(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := Run(ctx, Options{Client: c})
+	err := Run(ctx, Options{Client: c, Dynamic: policies(t)})
 	if err == nil || !strings.Contains(err.Error(), "a (broker: exit code 1 no bpffs)") {
 		t.Errorf("got %v", err)
 	}

@@ -5,12 +5,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -37,9 +39,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	cfg.QPS, cfg.Burst = 50, 100
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
+	typed, err1 := kubernetes.NewForConfig(cfg)
+	others, err2 := dynamic.NewForConfig(cfg)
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	return removal.Run(ctx, removal.Options{Client: client, Progress: os.Stdout})
+	return removal.Run(ctx, removal.Options{Client: typed, Dynamic: others, Progress: os.Stdout})
 }
