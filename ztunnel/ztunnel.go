@@ -40,6 +40,7 @@ type Broker interface {
 	inpod.Sockets
 	inpod.Files
 	Drained(pod string)
+	Reopen(pod string)
 	Run(context.Context) error
 }
 

@@ -37,6 +37,7 @@ func (noBroker) DialSelf(context.Context, netip.AddrPort) (net.Conn, error) {
 func (noBroker) Unix(context.Context, string) (net.Conn, error)   { return nil, inpod.ErrNoSocket }
 func (noBroker) ReadFile(context.Context, string) ([]byte, error) { return nil, inpod.ErrNoSocket }
 func (noBroker) Drained(string)                                   {}
+func (noBroker) Reopen(string)                                    {}
 func (noBroker) Run(ctx context.Context) error                    { <-ctx.Done(); return nil }
 func (b noBroker) Events() <-chan inpod.Event                     { return b.events }
 

@@ -444,6 +444,42 @@ func TestZtunnelRestartGetsTheSameListeners(t *testing.T) {
 	}
 }
 
+// TestListenersAreGivenAgain: ztunnel let go of a captured pod's at an agent's word, and hears of the pod again.
+func TestListenersAreGivenAgain(t *testing.T) {
+	w, p, _, a, z, ls := captureOne(t)
+	unhurt := ls[inpod.HBONE]
+	for _, k := range []inpod.Kind{inpod.Outbound, inpod.Plaintext} {
+		ls[k].Close()
+	}
+	z.Drained(p.uid) // says a pod that left; the broker knows better
+	z.Reopen(p.uid)
+	for range 2 {
+		e := next(t, z.Events(), "listener")
+		if e.Listener == nil || e.Kind == inpod.HBONE || e.Listener.Cookie() != ls[e.Kind].Cookie() {
+			t.Fatalf("event %+v, want the closed ones again", e)
+		}
+		go accepting(e.Listener)
+	}
+	go accepting(unhurt)
+	for port, kind := range map[uint16]string{8080: "plaintext", 15008: "hbone"} {
+		if answer := ask(t, w, netip.AddrPortFrom(p.v4, port)); !strings.HasPrefix(answer, kind) {
+			t.Errorf("port %d: answer %q", port, answer)
+		}
+	}
+	a.Delete(p.uid) // from now on they are not ztunnel's to have
+	for e := next(t, z.Events(), "the end"); !e.Draining; e = next(t, z.Events(), "the end") {
+		if e.Listener != nil {
+			t.Fatalf("event %+v", e)
+		}
+	}
+	unhurt.Close()
+	z.Reopen(p.uid)
+	z.Drained(p.uid)
+	for e := next(t, z.Events(), "the end"); !e.Gone; e = next(t, z.Events(), "the end") {
+		t.Errorf("event %+v of a pod that leaves", e)
+	}
+}
+
 func TestDriftIsRepaired(t *testing.T) {
 	w, p, _, a, _, ls := captureOne(t)
 	go accepting(ls[inpod.Plaintext])

@@ -15,6 +15,10 @@ const (
 	// are at stake.
 	namedRate  = 20 // per second
 	namedBurst = 64
+
+	// Pods whose listeners one ztunnel gets again: of all at once, when it let go of all.
+	againRate  = 100 // per second
+	againBurst = 4096
 )
 
 // credits bound how many sockets are made for one pod, so that a ztunnel in wrong hands can neither keep the

@@ -23,11 +23,7 @@ func (b *Broker) ztunnelReady(z *ztunnel, handed []handedListener) {
 		if p.place == nil {
 			continue
 		}
-		for k, l := range p.listeners {
-			if l != nil {
-				b.tellListener(z, p, wire.Kind(k), l)
-			}
-		}
+		b.tellListenersOf(z, p)
 		if p.phase == draining {
 			z.tell(wire.TypePodDraining, wire.PodMessage{Pod: p.want.UID})
 		}
@@ -48,10 +44,23 @@ func (b *Broker) podDrained(z *ztunnel, uid string) {
 // tellListeners sends a pod's listeners to every ztunnel; one that has them ignores it.
 func (b *Broker) tellListeners(p *pod) {
 	for z := range b.ztunnels {
-		for k, l := range p.listeners {
-			if l != nil {
-				b.tellListener(z, p, wire.Kind(k), l)
-			}
+		b.tellListenersOf(z, p)
+	}
+}
+
+// listenersAsked: a ztunnel let go of a pod's listeners at an agent's word, and by now was told of the pod again. If it is
+// captured nothing else would send them; in any other phase what comes next does.
+func (b *Broker) listenersAsked(z *ztunnel, uid string) {
+	if p := b.pods[uid]; p != nil && p.phase == captured && b.ztunnels[z] {
+		b.log.Info("listeners passed again", "uid", uid)
+		b.tellListenersOf(z, p)
+	}
+}
+
+func (b *Broker) tellListenersOf(z *ztunnel, p *pod) {
+	for k, l := range p.listeners {
+		if l != nil {
+			b.tellListener(z, p, wire.Kind(k), l)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type ztunnel struct {
 	visitor *visitor
 	own     *space // ztunnel's own namespace, nil where its process is not seen
 	named   *credits
+	again   *credits // for listeners it had before
 }
 
 // connectZtunnel dials a ztunnel's socket and checks who made it. Only the process that listens there, as the
@@ -43,7 +45,7 @@ func (b *Broker) connectZtunnel(ctx context.Context, path string) (*ztunnel, err
 		c.Close()
 		return nil, fmt.Errorf("connect to ztunnel at %s: %w", path, err)
 	}
-	z := &ztunnel{outbox: newOutbox(c), b: b, path: path, peer: peer, visitor: newVisitor(), named: newCredits(namedRate, namedBurst)}
+	z := &ztunnel{outbox: newOutbox(c), b: b, path: path, peer: peer, visitor: newVisitor(), named: newCredits(namedRate, namedBurst), again: newCredits(againRate, againBurst)}
 	if z.pidfd, err = unix.PidfdOpen(int(peer.Pid), 0); err != nil {
 		z.pidfd = -1
 		b.log.Warn("ztunnel's process is not seen: it can neither dial from its own network nor be ended when it hangs (no host pid namespace?)", "pid", peer.Pid, "err", err)
@@ -152,6 +154,16 @@ func (z *ztunnel) read(ctx context.Context) error {
 				return err
 			}
 			z.b.post(ctx, func() { z.b.podDrained(z, p.Pod) })
+		case wire.TypeListenersRequest:
+			var p wire.PodMessage
+			if err := m.Into(&p); err != nil {
+				return err
+			}
+			if granted, _ := z.again.take(1, time.Now()); granted == 0 {
+				z.b.log.Warn("ztunnel asked too often for listeners it had", "uid", p.Pod)
+				continue
+			}
+			z.b.post(ctx, func() { z.b.listenersAsked(z, p.Pod) })
 		case wire.TypeUnixRequest, wire.TypeFileRequest:
 			var r wire.NameRequest
 			if err := m.Into(&r); err != nil {

@@ -40,10 +40,13 @@ const (
 	TypeUnix           Type = 24 // broker: NameReply with the connection as the only descriptor
 	TypeFileRequest    Type = 25 // ztunnel asks: NameRequest
 	TypeFile           Type = 26 // broker: NameReply with Data
+	// ztunnel asks: PodMessage: it let go of the pod's listeners and wants them again. An older broker ends the connection at
+	// it, as at any type that it does not know; after the next Hello it sends all listeners anyhow.
+	TypeListenersRequest Type = 27
 )
 
 func (t Type) known() bool {
-	return t >= TypeHello && t <= TypeHandover || t >= TypeListener && t <= TypeFile
+	return t >= TypeHello && t <= TypeHandover || t >= TypeListener && t <= TypeListenersRequest
 }
 
 // Hello opens a connection.

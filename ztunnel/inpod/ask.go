@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/warren-mesh/warren/mesh/broker"
@@ -42,6 +43,24 @@ func (b *Broker) Drained(pod string) {
 		return // the drain deadline ends it
 	}
 	if err := c.Send(broker.TypePodDrained, broker.PodMessage{Pod: pod}); err != nil {
+		c.Close()
+	}
+}
+
+// Reopen asks the broker for a pod's listeners again if any was closed here by itself, not at the broker's word: that holds
+// the pod for served, and would not send them on its own. They come as events. While there is no broker nothing is asked: the
+// next one sends all.
+func (b *Broker) Reopen(pod string) {
+	b.mu.Lock()
+	c, closed := b.current, false
+	if ls := b.listeners[pod]; ls != nil {
+		closed = slices.ContainsFunc(ls[:], func(l *Listener) bool { return l != nil && l.socket.closed.Load() })
+	}
+	b.mu.Unlock()
+	if c == nil || !closed {
+		return
+	}
+	if err := c.Send(broker.TypeListenersRequest, broker.PodMessage{Pod: pod}); err != nil {
 		c.Close()
 	}
 }

@@ -194,6 +194,80 @@ func TestListenersAreHandedBack(t *testing.T) {
 	}
 }
 
+// TestReopen: listeners that were closed here are asked for, and come again; nothing else is asked.
+func TestReopen(t *testing.T) {
+	b, path := started(t)
+	f := dialled(t, path)
+	fd, cookie, at := listenSocket(t)
+	asked := make(chan string, 16)
+	send := func(kind Kind) {
+		f.send(broker.TypeListener, broker.ListenerMessage{Pod: "p", Kind: kind, Cookie: cookie}, fd)
+	}
+	go func() {
+		for {
+			m, _, err := f.conn.Recv()
+			if err != nil {
+				close(asked)
+				return
+			}
+			var p broker.PodMessage
+			if m.Type == broker.TypeListenersRequest && m.Into(&p) == nil {
+				asked <- p.Pod
+			}
+			if m.Type == broker.TypePodDrained {
+				asked <- "drained"
+			}
+		}
+	}()
+	wantNone := func(what string) {
+		t.Helper()
+		b.Drained("mark") // what was said before comes before
+		if got := <-asked; got != "drained" {
+			t.Errorf("%s: the listeners of %q are asked for", what, got)
+		}
+	}
+	b.Reopen("p")
+	wantNone("a pod that is not here")
+	send(HBONE)
+	l := event(t, b).Listener
+	b.Reopen("p")
+	wantNone("a listener that is open")
+	l.Close()
+	b.Reopen("q")
+	wantNone("another pod")
+	b.Reopen("p")
+	if got := <-asked; got != "p" {
+		t.Fatalf("asked %q", got)
+	}
+	send(HBONE)
+	again := event(t, b).Listener
+	if again == nil || again.Cookie() != cookie {
+		t.Fatalf("it did not come again: %+v", again)
+	}
+	c, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	a, err := again.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	b.Reopen("p")
+	wantNone("once it has come again")
+	send(Plaintext)
+	event(t, b)
+	f.send(broker.TypePodDraining, broker.PodMessage{Pod: "p"})
+	event(t, b)
+	b.Reopen("p")
+	wantNone("one that was closed at the broker's word")
+	f.send(broker.TypePodGone, broker.PodMessage{Pod: "p"})
+	event(t, b)
+	b.Reopen("p")
+	wantNone("a pod that is gone")
+}
+
 func TestConnectionsEndAsTheyShould(t *testing.T) {
 	b, path := started(t)
 	f := dialled(t, path)

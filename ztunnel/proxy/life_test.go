@@ -109,6 +109,28 @@ func TestPodLeaves(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // beyond the deadline that must not strike
 		alive(t, c)
 	})
+	t.Run("to the end, and comes back", func(t *testing.T) {
+		m, client, server := pair(t, func(c *Config) { c.Drain = 50 * time.Millisecond })
+		m.echo(serverPort)
+		c := live(t, client)
+		m.far.proxy.Delete(server.uid)
+		wantReset(t, "client", c)
+		eventually(t, "the pod to go", func() bool { return len(m.far.proxy.Pods()) == 0 })
+		asked := make(chan string, 1)
+		m.far.sockets.reopen = func(pod string) { asked <- pod }
+		m.far.proxy.Add(server.uid, "shop", "web", "web") // the broker never heard of it
+		select {
+		case pod := <-asked:
+			if pod != server.uid {
+				t.Errorf("asked for the listeners of %s", pod)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the broker is not asked for the listeners")
+		}
+		tunnels := m.net.listen(t, netip.MustParseAddrPort(serverAddr+":15008"))
+		m.far.proxy.listen(server.uid, inpod.HBONE, podListener{tunnels, m.net, false})
+		alive(t, live(t, client))
+	})
 	t.Run("by the broker's word and comes back", func(t *testing.T) {
 		m, client, server := pair(t, func(c *Config) { c.Drain = 50 * time.Millisecond })
 		m.echo(serverPort)

@@ -134,6 +134,7 @@ type sockets struct {
 	mu      sync.Mutex
 	pods    map[string]netip.Addr
 	drained map[string]bool
+	reopen  func(pod string) // nil: nothing was closed
 }
 
 func newSockets(n *network) *sockets {
@@ -146,6 +147,12 @@ func (s *sockets) Drained(pod string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drained[pod] = true
+}
+
+func (s *sockets) Reopen(pod string) {
+	if s.reopen != nil {
+		s.reopen(pod)
+	}
 }
 
 func (s *sockets) Dial(ctx context.Context, pod string, dst, client netip.AddrPort) (*inpod.Conn, error) {

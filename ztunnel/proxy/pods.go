@@ -34,6 +34,7 @@ func (p *Proxy) Add(uid, namespace, name, serviceAccount string) {
 	p.wantLocked(pd, id)
 	p.mu.Unlock()
 	p.startLoops(pd)
+	p.cfg.Sockets.Reopen(uid) // it may have left by another agent's word
 	p.log.Info("pod added", "pod", uid, "namespace", namespace, "workload", name)
 }
 

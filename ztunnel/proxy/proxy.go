@@ -30,6 +30,8 @@ type Sockets interface {
 	inpod.Sockets
 	// Drained tells the broker that a pod which left the mesh has no connection any more.
 	Drained(pod string)
+	// Reopen has the broker send a pod's listeners again that were closed here.
+	Reopen(pod string)
 }
 
 // Identities are what the proxy needs of the certificate store.
