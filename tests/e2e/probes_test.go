@@ -19,7 +19,7 @@ import (
 	"github.com/warren-mesh/warren/tests/e2e/testapp/answer"
 )
 
-// every probes once a second; one failure is one too many.
+// every probes once a second. One failure is one too many, which events tell: the kubelet itself bears three.
 func every(h corev1.ProbeHandler) *corev1.Probe {
 	return &corev1.Probe{ProbeHandler: h, PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 3}
 }
@@ -105,9 +105,7 @@ func TestProbes(t *testing.T) {
 			return ""
 		})
 		for _, pod := range append(p.pods, p.server) {
-			if n := p.restarts(t, pod); n > 0 {
-				t.Errorf("%s was restarted %d times", pod, n)
-			}
+			p.healthy(t, pod)
 			if lines := e.In(t).Lines("dst.workload="+pod.Name, "direction=inbound"); len(lines) > 0 {
 				t.Errorf("the mesh saw probes of %s: %s", pod, lines[0])
 			}
@@ -138,6 +136,24 @@ func TestProbes(t *testing.T) {
 	})
 	t.Run("logs, exec and port-forward", func(t *testing.T) { p.reachable(t) })
 	p.intruders(t, host)
+	p.healthy(t, p.server)
+	for _, pod := range p.pods[:len(p.pods)-1] { // the hooked one ended
+		p.healthy(t, pod)
+	}
+}
+
+// healthy wants every probe of the pod to have passed since its startup probe did; before, its application may not listen
+// yet.
+func (p *probing) healthy(t *testing.T, pod *Pod) {
+	t.Helper()
+	if n := p.restarts(t, pod); n > 0 {
+		t.Errorf("%s was restarted %d times", pod, n)
+	}
+	for _, text := range p.events(t, pod.Name, "Unhealthy", "") {
+		if !strings.HasPrefix(text, "Startup probe ") {
+			t.Errorf("a probe of %s failed: %s", pod, text)
+		}
+	}
 }
 
 // intruders are processes on the server's node that are not the kubelet. STRICT refuses them, PERMISSIVE writes down that they
