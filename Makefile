@@ -68,8 +68,8 @@ verify-generated: ## check that generation reproduces the checked-in files byte 
 		[ -z "$$new" ] || { echo "generated but not checked in: $$new" >&2; exit 1; }
 	@echo "generate: $(words $(GENERATED)) files reproduced byte for byte"
 
-test: ## everything there is: generation, linters, race detector, every test as root, fuzzing, the core of e2e (about 15 minutes on two cores, half an hour more with cold caches)
-	@echo "test: about 15 minutes on two cores; half an hour more the first time, most of it to compile the Kubernetes of the tests"
+test: ## everything there is: generation, linters, race detector, every test as root, fuzzing, e2e (about 20 minutes on two cores, half an hour more with cold caches)
+	@echo "test: about 20 minutes on two cores; half an hour more the first time, most of it to compile the Kubernetes of the tests"
 	@$(SUDO) env "PATH=$$PATH" bash tests/all.sh
 
 test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about six minutes
@@ -142,7 +142,7 @@ install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrad
 uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
 	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
 
-.PHONY: test-install test-cluster test-apiserver e2e e2e-core
+.PHONY: test-install test-cluster test-apiserver e2e
 test-install: check-go ## the tests of the installation, without a cluster
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@$(RUNTESTS) -C deploy/install ./...
@@ -154,13 +154,6 @@ test-cluster: check-go ## the tests of the cluster for tests, as root (a minute;
 test-apiserver: check-go ## what informers, control and the CustomResourceDefinitions need of a real kube-apiserver, which test-cluster compiles (half a minute)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@$(RUNTESTS) ./mesh/kube/informers ./control/cluster -- -count=1 -tags cluster -run Real
-
-# What make test runs of e2e: those that restart, kill and take away are make e2e's.
-CORE := TestSpine|TestStrict|TestIdentities|TestNoOpenRelay|TestAuthorization|TestServices|TestPlatform|TestAgentTouchesOneAnnotation|TestAccountsMayLittle
-
-e2e-core: check-go ## a part of e2e: the spine, policies, Services, what Kubernetes does with pods (two minutes)
-	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
-	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/e2e -each . -- -count=1 -timeout 60m -run '^($(CORE))$$'
 
 e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as root (about ten minutes; the first time 15 to 20 more to compile it)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
@@ -178,7 +171,7 @@ bench-features: build ## what each feature costs: access log, 10 and 10,000 poli
 	@$(GO) run ./tests/bench $(FEATURES) $(BENCHFLAGS)
 
 .PHONY: bench-cluster
-bench-cluster: check-go ## what Warren costs on a real two-node Kubernetes, as root: enrolment, memory, start of pods (about five minutes; the first time 15 to 20 more)
+bench-cluster: check-go ## what Warren costs on a real two-node Kubernetes, as root: enrolment, memory, start of pods (two minutes; the first time 15 to 20 more)
 	@cd tests/e2e && $(SUDO) env "PATH=$$PATH" $(GO) test -count=1 -timeout 60m -run '^$$' -bench Cluster -benchtime 1x .
 
 lint: ## gofmt, vet and staticcheck

@@ -65,8 +65,9 @@ counted() {
 }
 counted "tests and fuzz targets (about six minutes)" test-all
 counted "the installation" test-install
-counted "tests on a real Kubernetes (about two minutes; the first time it is compiled, 10 to 20 more)" e2e-core
+counted "the cluster of the tests (a minute; the first time Kubernetes is compiled, 10 to 20 more)" test-cluster
 counted "informers and control against a real API server (half a minute)" test-apiserver
+counted "tests on a real Kubernetes (about ten minutes)" e2e
 for f in "${failed[@]}"; do
     echo "failed before the tests: $f"
     bad=$((bad + 1))
