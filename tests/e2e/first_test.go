@@ -82,7 +82,8 @@ func outsideTunnel(c *packets.Capture, a, b netip.Addr) []packets.Flow {
 }
 
 // TestNewServerUnderFire has a captured client connect all the time to addresses that pods are about to get. From the moment
-// that there is such a pod, before it is captured and after, no byte may go to it in plaintext.
+// that there is such a pod, before it is captured and after, no byte may go to it in plaintext. Its node's ztunnel is away at
+// first: so long the pod runs, and whoever connects knows of it, and that it is not captured.
 func TestNewServerUnderFire(t *testing.T) {
 	const port, servers, addresses = 7123, 4, 12
 	m := Alone(t) // others' pods would get the addresses
@@ -92,7 +93,7 @@ func TestNewServerUnderFire(t *testing.T) {
 	client, scout := pods[0], pods[1]
 	marker := "marker-" + ns.Name
 	// Addresses are given out in order.
-	fire := []string{"-every", "1ms", "-workers", "240", "-timeout", "2s", "-line", marker}
+	fire := []string{"-every", "1ms", "-workers", "240", "-timeout", "10s", "-line", marker}
 	next4, next6 := scout.IPv4, scout.IPv6
 	for range addresses {
 		next4, next6 = next4.Next(), next6.Next()
@@ -100,16 +101,28 @@ func TestNewServerUnderFire(t *testing.T) {
 			fire = append(fire, "echo://"+netip.AddrPortFrom(a, port).String())
 		}
 	}
-	wire, e := m.Wire(t), m.Witness(t, n[1])
+	wire, source, e := m.Wire(t), m.Witness(t, n[0]), m.Witness(t, n[1])
+	defer func() { // whatever else is wrong
+		wire.Stop()
+		if found := wire.Contains([]byte(marker)); len(found) > 0 {
+			t.Errorf("plaintext on the wire: %v", found)
+		}
+	}()
+	back := m.Ztunnel(t, n[1]).down()
 	load := client.Load(fire...)
 	server := App{Name: "server", Node: n[1], Replicas: servers, Serve: []string{fmt.Sprintf("echo=:%d", port)}}
-	fresh := ns.Deploy(server)
-	hit := 0
-	for _, p := range fresh {
-		if !between(scout.IPv4, p.IPv4, next4) {
-			continue
+	ns.Create(server)
+	early := ns.addressed(t, server)
+	hit := slices.DeleteFunc(slices.Clone(early), func(p *Pod) bool { return !between(scout.IPv4, p.IPv4, next4) })
+	for _, p := range hit {
+		source.Line("dst.workload="+p.Name, "src.workload="+client.Name, "direction=outbound", "reason=DESTINATION_NOT_CAPTURED")
+		if h := p.HeardLine(marker); h != nil {
+			t.Errorf("%s, which is not captured yet, heard %+v", p, h)
 		}
-		hit++
+	}
+	back()
+	fresh := ns.Wait(server)
+	for _, p := range hit {
 		Eventually(t, told, p.Name+" is reached", func() string {
 			if p.HeardLine(marker) == nil {
 				return "it has heard nothing"
@@ -119,15 +132,12 @@ func TestNewServerUnderFire(t *testing.T) {
 	}
 	l := load.Stop()
 	wire.Stop()
-	t.Logf("%d of %d servers were under fire from their first moment: %d conversations, errors %v", hit, servers, l.OK, l.Errors)
-	if hit == 0 {
+	t.Logf("%d of %d servers were under fire from their first moment: %d conversations, errors %v", len(hit), servers, l.OK, l.Errors)
+	if len(hit) == 0 {
 		t.Fatal("no server got one of the addresses")
 	}
 	if err := wire.Err(); err != nil {
 		t.Error(err)
-	}
-	if found := wire.Contains([]byte(marker)); len(found) > 0 {
-		t.Errorf("plaintext on the wire: %v", found)
 	}
 	for _, p := range fresh {
 		for _, pair := range [][2]netip.Addr{{client.IPv4, p.IPv4}, {client.IPv6, p.IPv6}} {
@@ -139,6 +149,24 @@ func TestNewServerUnderFire(t *testing.T) {
 		}
 		checkOnlyTunnels(t, e, p, client)
 	}
+}
+
+// addressed waits until all the app's pods have an address. They may be neither ready nor captured.
+func (n *Namespace) addressed(t *testing.T, a App) (pods []*Pod) {
+	t.Helper()
+	Eventually(t, deployWithin, "the pods of "+a.Name+" have addresses", func() string {
+		pods = n.Pods("app=" + a.Name)
+		if len(pods) != int(a.replicas()) {
+			return fmt.Sprintf("there are %d, want %d", len(pods), a.replicas())
+		}
+		for _, p := range pods {
+			if !p.IPv4.IsValid() {
+				return p.Name + " has none"
+			}
+		}
+		return ""
+	})
+	return pods
 }
 
 func between(low, a, high netip.Addr) bool { return low.Less(a) && !high.Less(a) }
