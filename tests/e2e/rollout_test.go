@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +55,79 @@ func TestRollingRestarts(t *testing.T) {
 			b.checkWire(t, wire)
 		})
 	}
+}
+
+// TestTakeOverWithoutCertificates replaces ztunnel's pods while control hangs: as long as the new one has no certificates it is
+// not ready, and leaves every connection to the old one.
+func TestTakeOverWithoutCertificates(t *testing.T) {
+	// Of a few connections the old one, which is awake, may take all even if the new one accepts.
+	const talking = 5 * time.Second
+	b := newBusy(t, Alone(t))
+	b.drain(t, shortDrain)
+	r := newRollout(t, b.Mesh, ztunnelName)
+	load := b.load(t)
+	hung := b.Control(t).children()
+	resume := sync.OnceFunc(func() { signal(t, syscall.SIGCONT, hung) })
+	t.Cleanup(resume)
+	signal(t, syscall.SIGSTOP, hung)
+	r.restart()
+	waits := func() (missing string) {
+		for _, node := range b.Nodes() {
+			if missing = b.Ztunnel(t, node).pending(r.old); missing == "certificates" {
+				return ""
+			}
+		}
+		return "what is pending: " + missing
+	}
+	Eventually(t, 30*time.Second, "a new ztunnel waits for its certificates", waits)
+	for end := time.Now().Add(talking); time.Now().Before(end); {
+		for _, server := range []string{"near:80", "far:80"} {
+			if a := b.client.Talk("tcp4", server, b.marker, "-timeout", "2s"); !a.OK() {
+				t.Fatalf("a new connection to %s: %+v", server, a)
+			}
+		}
+	}
+	if missing := waits(); missing != "" {
+		t.Errorf("without control the new ztunnel waits no longer; %s", missing)
+	}
+	resume()
+	r.follow(func() {})
+	fresh, held := load.stop()
+	t.Logf("rolled out in %v; %d new connections, longest silence %v", r.took.Round(time.Millisecond), fresh.OK, fresh.Longest.Round(time.Millisecond))
+	r.checkSideBySide()
+	checkFresh(t, fresh)
+	if fresh.Longest > unheardOf {
+		t.Errorf("no new connection for %v, want at most %v", fresh.Longest, unheardOf)
+	}
+	checkHeld(t, held, 2)
+	for _, f := range held.Failures {
+		r.checkDrained(f.At.Add(f.Took))
+	}
+}
+
+// pending is what the readiness page of the node's newest pod says it lacks; "" of none that is newer than the old ones, or
+// that lacks nothing.
+func (p *Part) pending(old map[types.UID]bool) string {
+	p.t.Helper()
+	pods := p.Pods()
+	if len(pods) == 0 || old[pods[0].UID] {
+		return ""
+	}
+	list, err := p.mesh.ProcessesByUID(p.node, string(pods[0].UID))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, x := range list {
+		if strings.HasPrefix(x.Command, "/warren-"+p.main+" ") {
+			_, err := getFrom(p.t.Context(), fmt.Sprintf("/proc/%d/ns/net", x.PID), "http://localhost:15021/healthz/ready")
+			if err == nil {
+				return ""
+			}
+			_, tasks, _ := strings.Cut(err.Error(), "pending: ")
+			return strings.TrimSpace(tasks)
+		}
+	}
+	return ""
 }
 
 func checkFresh(t *testing.T, fresh answer.Load) {
