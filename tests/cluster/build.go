@@ -44,11 +44,14 @@ type builder struct {
 // Build makes every program of the cluster, or finds it in the cache, and tells out how it goes. The first time it takes
 // 15 to 20 minutes of two cores, nearly all of it for Kubernetes; later less than a second. Up does it, too.
 func Build(ctx context.Context, out io.Writer) error {
+	if err := errors.Join(thisMachine(ctx).lackingTools()...); err != nil {
+		return fmt.Errorf("build cluster: this machine lacks something:\n%w", err)
+	}
 	_, err := build(ctx, newReport(out))
 	return err
 }
 
-func build(ctx context.Context, r *report) (tools, error) {
+func newBuilder(ctx context.Context, r *report) (*builder, error) {
 	cache, err := Cache()
 	if err != nil {
 		return nil, err
@@ -57,11 +60,29 @@ func build(ctx context.Context, r *report) (tools, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask go for its version: %w (install Go 1.26 or newer from https://go.dev/dl and put it on PATH)", err)
 	}
-	b := &builder{ctx: ctx, cache: cache, report: r, compiler: strings.Join(strings.Fields(string(version)), " ")}
-	if err := os.MkdirAll(filepath.Join(cache, "bin"), 0o755); err != nil {
+	return &builder{ctx: ctx, cache: cache, report: r, compiler: strings.Join(strings.Fields(string(version)), " ")}, nil
+}
+
+// find is where the recipe's outcome lies, or will, and whether it does.
+func (b *builder) find(r recipe) (dir string, built bool, err error) {
+	key, err := r.key(b.compiler)
+	if err != nil {
+		return "", false, err
+	}
+	dir = filepath.Join(b.cache, "bin", r.name+"-"+key)
+	_, err = os.Stat(dir)
+	return dir, err == nil, nil
+}
+
+func build(ctx context.Context, r *report) (tools, error) {
+	b, err := newBuilder(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(b.cache, "bin"), 0o755); err != nil {
 		return nil, fmt.Errorf("create cache: %w", err)
 	}
-	unlock, err := lockFile(ctx, filepath.Join(cache, "build.lock"), func() { r.note("another build is under way: waiting for it") })
+	unlock, err := lockFile(ctx, filepath.Join(b.cache, "build.lock"), func() { r.note("another build is under way: waiting for it") })
 	if err != nil {
 		return nil, err
 	}
@@ -76,12 +97,11 @@ func build(ctx context.Context, r *report) (tools, error) {
 }
 
 func (b *builder) build(r recipe) (string, error) {
-	key, err := r.key(b.compiler)
+	out, built, err := b.find(r)
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(b.cache, "bin", r.name+"-"+key)
-	if _, err := os.Stat(out); err == nil {
+	if built {
 		now := time.Now()
 		_ = os.Chtimes(out, now, now) // prune goes by it
 		return out, nil

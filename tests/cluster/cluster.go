@@ -49,8 +49,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	r := newReport(o.Output)
-	if err := Prerequisites(); err != nil {
-		return nil, err
+	this := thisMachine(ctx)
+	if err := this.prerequisites(); err != nil {
+		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	t, err := build(ctx, r)
 	if err != nil {
@@ -70,7 +71,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := sweep(o.Name); err != nil {
 		return nil, err
 	}
-	if err := watchesLeft(); err != nil {
+	if err := this.watchesLeft(); err != nil {
 		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	c, err := create(o, t, r)

@@ -484,12 +484,12 @@ func restartsControl(t *testing.T, c *Cluster) {
 
 // observation is what a cluster might change on this machine.
 type observation struct {
-	sysctls, links, files map[string]string
+	sysctls, links, files, cgroups map[string]string
 }
 
 func observe(t *testing.T) observation {
 	t.Helper()
-	o := observation{sysctls: map[string]string{}, links: map[string]string{}, files: map[string]string{}}
+	o := observation{sysctls: map[string]string{}, links: map[string]string{}, files: map[string]string{}, cgroups: rootCgroups(t)}
 	keys := append(sortedKeys(kernelSysctls), sortedKeys(machineSysctls)...)
 	for _, key := range append(keys, "net/netfilter/nf_conntrack_max", "net/bridge/bridge-nf-call-iptables", "kernel/printk") {
 		b, err := os.ReadFile("/proc/sys/" + key)
@@ -512,11 +512,43 @@ func observe(t *testing.T) observation {
 	return o
 }
 
+// rootCgroups are what lies in the root of each hierarchy, and what that of cgroup2 hands on. Warren's other tests, which may
+// run meanwhile, name theirs after it.
+func rootCgroups(t *testing.T) map[string]string {
+	t.Helper()
+	hs, err := machine.Hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, h := range hs {
+		entries, err := os.ReadDir(h.Mount)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.IsDir() && !strings.HasPrefix(e.Name(), "warren-") {
+				all[filepath.Join(h.Mount, e.Name())] = "is there"
+			}
+		}
+		if h.Controllers != "" {
+			continue
+		}
+		control := filepath.Join(h.Mount, "cgroup.subtree_control")
+		b, err := os.ReadFile(control)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[control] = string(b)
+	}
+	return all
+}
+
 // leavesNothing compares with before, and looks for what bears the cluster's name.
 func leavesNothing(t *testing.T, c *Cluster, before observation) {
 	after := observe(t)
 	for name, pair := range map[string][2]map[string]string{"sysctls": {before.sysctls, after.sysctls}, "links": {before.links, after.links},
-		"directories": {before.files, after.files}} {
+		"directories": {before.files, after.files}, "cgroups": {before.cgroups, after.cgroups}} {
 		if !maps.Equal(pair[0], pair[1]) {
 			t.Errorf("%s were %v, are %v", name, pair[0], pair[1])
 		}

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,12 +16,7 @@ import (
 
 // seccomp finds libseccomp for the linker: the system's, or Debian's development package unpacked beside the build.
 func (b *builder) seccomp(work string) ([]string, error) {
-	for _, tool := range []string{"gcc", "pkg-config"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("find %s: %w (apt-get install gcc libc6-dev pkg-config libseccomp-dev)", tool, err)
-		}
-	}
-	if exec.CommandContext(b.ctx, "pkg-config", "--exists", "libseccomp").Run() == nil {
+	if hasLibrary(b.ctx, "libseccomp") {
 		return []string{"CGO_ENABLED=1"}, nil
 	}
 	dir := filepath.Join(work, "seccomp")
@@ -34,6 +30,10 @@ func (b *builder) seccomp(work string) ([]string, error) {
 		return nil, errors.New("find libseccomp.pc in Debian's libseccomp-dev: it is not there (apt-get install libseccomp-dev)")
 	}
 	return []string{"CGO_ENABLED=1", "PKG_CONFIG_PATH=" + found[0], "PKG_CONFIG_SYSROOT_DIR=" + dir}, nil
+}
+
+func hasLibrary(ctx context.Context, name string) bool {
+	return exec.CommandContext(ctx, "pkg-config", "--exists", name).Run() == nil
 }
 
 // copyCRDs takes the definitions Warren reads out of their modules.
