@@ -80,11 +80,12 @@ type acceptance struct {
 	errno syscall.Errno
 }
 
-// take accepts one; false has the netpoller wait.
+// take accepts one; false has the netpoller wait. Go's scheduler is told of this call, unlike of those on sockets that are
+// ztunnel's alone: who shares the listener may have it block, which then costs no more than a thread.
 func (a *acceptance) take(listener uintptr) bool {
 	for {
 		size := uint32(unsafe.Sizeof(a.from))
-		fd, _, errno := syscall.RawSyscall6(syscall.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&size)),
+		fd, _, errno := syscall.Syscall6(syscall.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&a.from)), uintptr(unsafe.Pointer(&size)),
 			unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		a.fd, a.errno = int(fd), errno
 		if errno != unix.EINTR && errno != unix.ECONNABORTED { // one that gave up meanwhile

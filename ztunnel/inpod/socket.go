@@ -20,7 +20,7 @@ import (
 // socket is a TCP socket that the broker made, or that came of one: it has all its options. package net would set others
 // on each connection, to be set back, and works on a copy of a descriptor that it is given: some twenty system calls for
 // the two ends of a connection. Calls here never wait, so they go past Go's scheduler (RawSyscall): telling it wakes the
-// watchdog thread of a process that was idle.
+// watchdog thread of a process that was idle. accept alone may (see acceptance.take).
 type socket struct {
 	file          *os.File
 	raw           syscall.RawConn

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -133,5 +134,48 @@ func TestListenerThatWasMadeToBlock(t *testing.T) {
 	l.Close()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestAcceptThatBlocks: who shares a listener can have it block while ztunnel accepts, too. Nothing else may wait for it: with
+// one thread to run Go on, the test would not go on.
+func TestAcceptThatBlocks(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	fd, _, at := listenSocket(t)
+	own, err := unix.Dup(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newListener("p", HBONE, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan *Conn, 1)
+	began := make(chan struct{})
+	go func() {
+		close(began)
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	<-began
+	for range 1000 { // it is in accept soon
+		runtime.Gosched()
+	}
+	c, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if a := <-accepted; a != nil {
+		a.Close()
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
 	}
 }
