@@ -28,6 +28,9 @@ const (
 	outageTTL = time.Minute
 	// restartsTake is how long before the end of the outage parts are killed.
 	restartsTake = time.Minute
+	// remembered is how long control takes a node at a word that the API server confirmed. Before that is over nothing is
+	// seen of what it does without.
+	remembered = time.Minute
 )
 
 // TestAPIServerAway takes the API server away for five minutes and one more: on a cluster of its own, beside the other tests. The mesh
@@ -67,8 +70,8 @@ func beginOutage(t *testing.T, b *busy) *outage {
 	o := &outage{busy: b, length: usualOutage}
 	if v := os.Getenv(outageVariable); v != "" {
 		var err error
-		if o.length, err = time.ParseDuration(v); err != nil || o.length < restartsTake {
-			t.Fatalf("%s=%s: want a duration of %v or more", outageVariable, v, restartsTake)
+		if o.length, err = time.ParseDuration(v); err != nil || o.length < restartsTake+remembered {
+			t.Fatalf("%s=%s: want a duration of %v or more", outageVariable, v, restartsTake+remembered)
 		}
 	}
 	o.load = o.gentleLoad(t)

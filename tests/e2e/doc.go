@@ -14,5 +14,5 @@
 // It needs root. WARREN_E2E_CLUSTER names the cluster ("e2e"). WARREN_E2E_KEEP=1 leaves it running with Warren on it,
 // and the next run takes it over and loads what was changed since, if anything: images have names made of their content.
 // WARREN_E2E_KEEP=as-is takes it over as it is. TestAPIServerAway has a cluster of its own, whose name ends in "-away", beside
-// it; WARREN_E2E_OUTAGE=90s shortens its six minutes while one works on it.
+// it; WARREN_E2E_OUTAGE=2m shortens its six minutes while one works on it.
 package e2e
