@@ -27,8 +27,9 @@ type Standing interface {
 	Problems() []Problem
 	// MeshConfig is how the cluster's stands.
 	MeshConfig() MeshConfigState
-	// Exists reports whether an object is there, refused or not. Of a kind that is not read it says true.
-	Exists(object string) bool
+	// UID reports whether an object is there, refused or not, and what tells it from an earlier one of its name: "" where
+	// nothing does. Of a kind that is not read it says ("", true).
+	UID(object string) (uid string, there bool)
 }
 
 // Conditions keeps objects' conditions equal to how they stand, through a Publisher: Accepted of those that have, or
@@ -43,10 +44,7 @@ type Conditions struct {
 
 // Run publishes now, and again at each token of told, until ctx ends; what fails is tried again.
 func (c Conditions) Run(ctx context.Context, told <-chan struct{}) error {
-	published := maps.Clone(c.Published)
-	if published == nil {
-		published = map[ConditionKey]Condition{}
-	}
+	published := c.published()
 	for {
 		var retry <-chan time.Time
 		if !c.once(ctx, published) {
@@ -61,8 +59,24 @@ func (c Conditions) Run(ctx context.Context, told <-chan struct{}) error {
 	}
 }
 
+// said is a condition that went out, and to which object: one made anew under its name does not have it.
+type said struct {
+	Condition
+	uid string
+}
+
+// published is what objects say already.
+func (c Conditions) published() map[ConditionKey]said {
+	out := map[ConditionKey]said{}
+	for key, cond := range c.Published {
+		uid, _ := c.Objects.UID(key.Object)
+		out[key] = said{cond, uid}
+	}
+	return out
+}
+
 // once publishes what differs from published, and reports whether all of it went out.
-func (c Conditions) once(ctx context.Context, published map[ConditionKey]Condition) bool {
+func (c Conditions) once(ctx context.Context, published map[ConditionKey]said) bool {
 	want := conditionsOf(c.Objects.Problems())
 	addMeshConfig(want, c.Objects.MeshConfig())
 	done := true
@@ -73,13 +87,16 @@ func (c Conditions) once(ctx context.Context, published map[ConditionKey]Conditi
 		done = false
 	}
 	for _, key := range inOrder(published) {
+		uid, there := c.Objects.UID(key.Object)
 		switch _, ok := want[key]; {
-		case !c.Objects.Exists(key.Object):
+		case !there:
 			delete(want, key)
 			if err := c.Publisher.ForgetCondition(ctx, key.Object, key.Type); err != nil {
 				failed(key.Object, err)
 				continue
 			}
+			delete(published, key)
+		case uid != published[key].uid:
 			delete(published, key)
 		case !ok && key.Type == ConditionAccepted:
 			want[key] = Condition{Type: ConditionAccepted, Status: true, Reason: ReasonAccepted}
@@ -87,20 +104,21 @@ func (c Conditions) once(ctx context.Context, published map[ConditionKey]Conditi
 	}
 	for _, key := range inOrder(want) {
 		cond := want[key]
-		if published[key] == cond {
+		uid, _ := c.Objects.UID(key.Object) // before: if it is another one afterwards, that one is told next
+		if published[key] == (said{cond, uid}) {
 			continue
 		}
 		if err := c.Publisher.PublishCondition(ctx, key.Object, cond); err != nil {
 			failed(key.Object, err)
 			continue
 		}
-		published[key] = cond
+		published[key] = said{cond, uid}
 	}
 	return done
 }
 
 // inOrder returns the keys in an order that does not change: conditions stand in their object as they came.
-func inOrder(m map[ConditionKey]Condition) []ConditionKey {
+func inOrder[V any](m map[ConditionKey]V) []ConditionKey {
 	return slices.SortedFunc(maps.Keys(m), func(a, b ConditionKey) int {
 		return cmp.Or(strings.Compare(a.Object, b.Object), strings.Compare(a.Type, b.Type))
 	})

@@ -47,11 +47,42 @@ type objects struct {
 	problems []Problem
 	config   MeshConfigState
 	gone     map[string]bool
+	uids     map[string]string
 }
 
 func (o *objects) Problems() []Problem         { return o.problems }
 func (o *objects) MeshConfig() MeshConfigState { return o.config }
-func (o *objects) Exists(object string) bool   { return !o.gone[object] }
+func (o *objects) UID(object string) (string, bool) {
+	return o.uids[object], !o.gone[object]
+}
+
+// TestConditionsOfAnObjectMadeAnew: one that was deleted and created again between two looks has no condition yet.
+func TestConditionsOfAnObjectMadeAnew(t *testing.T) {
+	const x, y = "AuthorizationPolicy a/x", "AuthorizationPolicy a/y"
+	f := &failing{got: map[ConditionKey]Condition{}}
+	o := &objects{problems: []Problem{{Object: x, Source: "f", Err: errors.New("wrong")}}, uids: map[string]string{x: "1", y: "1"}}
+	was := map[ConditionKey]Condition{{y, ConditionAccepted}: {Type: ConditionAccepted, Reason: ReasonInvalid, Message: "f: wrong"}}
+	c := Conditions{Publisher: f, Objects: o, Published: was, Log: slog.New(slog.DiscardHandler)}
+	published := c.published()
+	publish := func(want ...string) {
+		t.Helper()
+		if f.order = nil; !c.once(t.Context(), published) || !slices.Equal(f.order, want) {
+			t.Errorf("published %v, want %v", f.order, want)
+		}
+	}
+	publish(x+" Accepted", y+" Accepted") // y is no longer wrong
+	publish()
+	o.uids[x] = "2"
+	publish(x + " Accepted")
+	publish()
+	o.uids[y] = "2" // and has nothing to say about the new one
+	publish()
+	o.problems, o.uids[x] = nil, "3" // made anew, and well
+	publish()
+	if len(f.forgot) > 0 {
+		t.Errorf("forgot %v", f.forgot)
+	}
+}
 
 func TestConditionsArePublishedAgainUntilTheyAreOut(t *testing.T) {
 	f := &failing{left: 1, got: map[ConditionKey]Condition{}}
@@ -63,7 +94,7 @@ func TestConditionsArePublishedAgainUntilTheyAreOut(t *testing.T) {
 	}
 	o := &objects{problems: problems}
 	c := Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}
-	published := map[ConditionKey]Condition{}
+	published := map[ConditionKey]said{}
 	if c.once(t.Context(), published) {
 		t.Fatal("one failed, yet all are said to be out")
 	}
@@ -97,7 +128,7 @@ func TestConditionsComeInOneOrder(t *testing.T) {
 	}}
 	for range 50 {
 		f := &failing{got: map[ConditionKey]Condition{}}
-		Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}.once(t.Context(), map[ConditionKey]Condition{})
+		Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}.once(t.Context(), map[ConditionKey]said{})
 		if !slices.Equal(f.order, want) {
 			t.Fatalf("published %q, want %q", f.order, want)
 		}
@@ -110,7 +141,7 @@ func TestConditionsGoWithTheirObject(t *testing.T) {
 	o := &objects{problems: []Problem{{Object: "Pod a/x", Err: errors.New("wrong")}}, gone: map[string]bool{}}
 	c := Conditions{Publisher: f, Objects: o, Log: slog.New(slog.DiscardHandler)}
 	key := ConditionKey{"Pod a/x", ConditionAccepted}
-	published := map[ConditionKey]Condition{{"Pod a/before", "Accepted"}: {Type: "Accepted"}}
+	published := map[ConditionKey]said{{"Pod a/before", "Accepted"}: {Condition: Condition{Type: "Accepted"}}}
 	o.gone["Pod a/before"] = true
 	if !c.once(t.Context(), published) || len(f.got) != 1 || len(f.forgot) != 1 {
 		t.Fatalf("published %v, forgot %v", f.got, f.forgot)
@@ -144,7 +175,7 @@ func TestConditionsOfMeshConfig(t *testing.T) {
 	} {
 		f := &failing{got: map[ConditionKey]Condition{}}
 		c := Conditions{Publisher: f, Objects: &objects{problems: tt.problems, config: tt.state}, Log: slog.New(slog.DiscardHandler)}
-		c.once(t.Context(), map[ConditionKey]Condition{})
+		c.once(t.Context(), map[ConditionKey]said{})
 		for key, message := range map[ConditionKey]string{accepted: tt.accepted, applied: tt.applied} {
 			got := f.got[key]
 			if got.ObservedGeneration != 3 || got.Status != (message == "") || !strings.Contains(got.Message, message) || got.Reason == "" {

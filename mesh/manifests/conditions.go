@@ -47,10 +47,10 @@ func (s *Source) MeshConfig() kube.MeshConfigState {
 	return s.meshConfig
 }
 
-// Exists reports whether a manifest has the object, refused or not.
-func (s *Source) Exists(object string) bool {
+// UID reports whether a manifest has the object, refused or not. Objects in files have no uid.
+func (s *Source) UID(object string) (uid string, there bool) {
 	k, ok := kube.ParseKey(object)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !ok || s.wanted[k] != nil
+	return "", !ok || s.wanted[k] != nil
 }

@@ -147,13 +147,16 @@ func custom(name string, resource schema.GroupVersionResource, prefix string, em
 // foreign begins the types of our conditions in the status of others' kinds.
 const foreign = "warren.dev/"
 
-// trimCustom keeps what is read: name, age, generation, the dry-run annotation, the spec, and our own conditions.
+// trimCustom keeps what is read: name, uid, age, generation, the dry-run annotation, the spec, and our own conditions.
 func trimCustom(o runtime.Object, prefix string) (runtime.Object, error) {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {
 		return nil, fmt.Errorf("trim object: %T is of no custom kind", o)
 	}
 	meta := map[string]any{"name": u.GetName()}
+	if uid := u.GetUID(); uid != "" {
+		meta["uid"] = string(uid)
+	}
 	if ns := u.GetNamespace(); ns != "" {
 		meta["namespace"] = ns
 	}

@@ -152,30 +152,37 @@ func (b *board) conditions() map[kube.ConditionKey]kube.Condition {
 	return out
 }
 
-// exists reports whether the object is there. Of a kind that is not watched it says true.
-func (b *board) exists(object string) bool {
+// uid is the object's, if it is there. Of a kind that is not watched it says ("", true).
+func (b *board) uid(object string) (uid string, there bool) {
 	k, ok := kube.ParseKey(object)
 	if !ok {
-		return true
+		return "", true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	i := slices.IndexFunc(b.kinds, func(c *kindCache) bool { return c.kind.name == k.Kind })
 	if i < 0 {
-		return true
+		return "", true
 	}
-	_, ok = b.kinds[i].objects[strings.TrimPrefix(k.Namespace+"/"+k.Name, "/")]
-	return ok
+	data, ok := b.kinds[i].objects[strings.TrimPrefix(k.Namespace+"/"+k.Name, "/")]
+	return uidIn(data), ok
 }
 
-// Exists reports whether the API server has the object, refused or not.
-func (s *Source) Exists(object string) bool { return s.board.exists(object) }
+// UID returns the object's uid, and whether the API server has the object, refused or not.
+func (s *Source) UID(object string) (uid string, there bool) { return s.board.uid(object) }
 
 // MeshConfig returns how the cluster's MeshConfig stands.
 func (s *Source) MeshConfig() kube.MeshConfigState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.meshConfig
+}
+
+// uidIn is a kept object's uid, "" of a kind that keeps none.
+func uidIn(data []byte) string {
+	var o struct{ Metadata struct{ UID string } }
+	_ = json.Unmarshal(data, &o)
+	return o.Metadata.UID
 }
 
 // conditionsIn are our conditions in a kept object.

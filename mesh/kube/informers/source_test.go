@@ -237,6 +237,9 @@ func TestAPolicyThatCannotBeReadIsOneProblem(t *testing.T) {
 	}
 	s.PutMap(authz, deny("bad", map[string]any{"namespaces": []any{"x"}}))
 	r.wait(t, "it is corrected", func(snap *mesh.Snapshot) bool { return hasPolicy("bad")(snap) && !deniesAll(snap) })
+	if uid, there := r.UID("AuthorizationPolicy shop/good"); uid == "" || !there {
+		t.Errorf("uid %q, there %t: of one that is made anew nobody could tell", uid, there)
+	}
 	s.Delete(authz, "shop", "later")
 	eventually(t, "no problem is left", func() bool { return len(r.Problems()) == 0 })
 	if hasPolicy("later")(r.Store().Snapshot()) {
