@@ -88,7 +88,9 @@ func explainSeed(t *testing.T) uint64 {
 func (x *explained) of(list ...string) string { return list[x.dice.IntN(len(list))] }
 
 func (x *explained) rule() string {
-	from := x.of("", "", "principals: [cluster.local/ns/app/sa/client]", "principals: ['*/sa/other']", "notPrincipals: ['*']", "namespaces: [app]", "namespaces: [back]",
+	// The one client whose address is all that a server sees of it.
+	outsider := x.clients[3].IPv4.String() + ", " + x.clients[3].IPv6.String()
+	from := x.of("", "", "ipBlocks: ["+outsider+"]", "notIpBlocks: ["+outsider+"]", "principals: [cluster.local/ns/app/sa/client]", "principals: ['*/sa/other']", "notPrincipals: ['*']", "namespaces: [app]", "namespaces: [back]",
 		"notNamespaces: [app]", "serviceAccounts: [client]", "serviceAccounts: [back/other]", "ipBlocks: ["+x.clients[3].IPv4.String()+"]",
 		"notIpBlocks: ["+x.clients[0].IPv4.String()+", "+x.clients[0].IPv6.String()+"]")
 	to := x.of("", "", "ports: ['8080']", "ports: ['7000']", "notPorts: ['8080']")
@@ -134,7 +136,13 @@ func (x *explained) change(t *testing.T) {
 	}
 	x.guards(mesh.DefaultRootNamespace, "everywhere", 4)
 	x.Remove("PeerAuthentication", "app", "mode")
-	if mode := x.of("", "", "mtls: {mode: STRICT}", "selector: {matchLabels: {app: mix}}, mtls: {mode: STRICT}",
+	if x.round%3 == 0 { // the address alone decides: of three policies and STRICT there is mostly one that hides it
+		for i := range 3 {
+			x.Remove("AuthorizationPolicy", "app", fmt.Sprintf("guard%d", i))
+		}
+		x.Apply(fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: guard0, namespace: app}\nspec: {action: %s, rules: [{from: [{source: {%s: [%s, %s]}}]}]}\n",
+			x.of("ALLOW", "DENY"), x.of("ipBlocks", "notIpBlocks"), x.clients[3].IPv4, x.clients[3].IPv6))
+	} else if mode := x.of("", "", "mtls: {mode: STRICT}", "selector: {matchLabels: {app: mix}}, mtls: {mode: STRICT}",
 		"selector: {matchLabels: {srv: srv0}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}"); mode != "" {
 		x.Apply("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: mode, namespace: app}\nspec: {" + mode + "}\n")
 	}
