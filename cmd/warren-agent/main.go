@@ -17,11 +17,11 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/agent"
-	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 	"github.com/warren-mesh/warren/mesh/kube"
 )
 
-func main() { os.Exit(supervise.Main("warren-agent", run)) }
+func main() { os.Exit(exit.Code(os.Stderr, "warren-agent", run(os.Args[1:]))) }
 
 func run(args []string) error {
 	if len(args) > 0 && args[0] == "remove-cni" {

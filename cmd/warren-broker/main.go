@@ -16,14 +16,14 @@ import (
 	"time"
 
 	"github.com/warren-mesh/warren/agent/broker"
-	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 	wire "github.com/warren-mesh/warren/mesh/broker"
 )
 
 // removeWait is how long `warren-broker remove FLAGS`, which takes everything off a node, waits for a broker to end.
 const removeWait = time.Minute
 
-func main() { os.Exit(supervise.Main("warren-broker", run)) }
+func main() { os.Exit(exit.Code(os.Stderr, "warren-broker", run(os.Args[1:]))) }
 
 func run(args []string) error {
 	remove := len(args) > 0 && args[0] == "remove"

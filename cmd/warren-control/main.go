@@ -15,14 +15,14 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 	"github.com/warren-mesh/warren/control"
 	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/manifests"
 )
 
-func main() { os.Exit(supervise.Main("warren-control", run)) }
+func main() { os.Exit(exit.Code(os.Stderr, "warren-control", run(os.Args[1:]))) }
 
 func run(args []string) (err error) {
 	fs := flag.NewFlagSet("warren-control", flag.ContinueOnError)

@@ -20,7 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/warren-mesh/warren/cmd/internal/supervise"
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/broker"
 	"github.com/warren-mesh/warren/ztunnel"
@@ -29,7 +29,7 @@ import (
 	"github.com/warren-mesh/warren/ztunnel/seal"
 )
 
-func main() { os.Exit(supervise.Main("warren-ztunnel", run)) }
+func main() { os.Exit(exit.Code(os.Stderr, "warren-ztunnel", run(os.Args[1:]))) }
 
 func run(args []string) error {
 	fs := flag.NewFlagSet("warren-ztunnel", flag.ContinueOnError)

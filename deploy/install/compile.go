@@ -12,7 +12,7 @@ import (
 )
 
 // Programs are the binaries of the image, all in its root directory.
-var Programs = []string{"warren-agent", "warren-broker", "warren-cni", "warren-control", "warren-remove", "warren-ztunnel", "warrenctl"}
+var Programs = []string{"warren-agent", "warren-broker", "warren-cni", "warren-control", "warren-remove", "warren-supervise", "warren-ztunnel", "warrenctl"}
 
 // remover is the one program of this module; it ends an installation from inside the cluster.
 const remover = "warren-remove"

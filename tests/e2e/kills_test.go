@@ -213,7 +213,7 @@ func (p *Part) children() []int {
 	p.t.Helper()
 	var pids []int
 	for _, x := range p.processes() {
-		if !strings.Contains(x.Command, " supervise") {
+		if !strings.HasPrefix(x.Command, supervisor) {
 			pids = append(pids, x.PID)
 		}
 	}
@@ -263,7 +263,7 @@ func (p *Part) waitServes() {
 		who.main = "agent"
 	}
 	for _, x := range who.processes() {
-		if strings.Contains(x.Command, " supervise") {
+		if strings.HasPrefix(x.Command, supervisor) {
 			continue
 		}
 		Eventually(p.t, 30*time.Second, who.main+" is ready again", func() string {

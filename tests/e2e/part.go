@@ -120,6 +120,14 @@ func (p *Part) PIDs() []int {
 	return pids
 }
 
+// supervisor is how the command line of a part's supervisor begins.
+const supervisor = "/warren-supervise "
+
+// runs says of a process whether it is the part's, or supervises it.
+func (p *Part) runs(x cluster.Process) bool {
+	return strings.HasPrefix(strings.TrimPrefix(x.Command, supervisor), "/warren-"+p.main+" ")
+}
+
 func (p *Part) processes() []cluster.Process {
 	p.t.Helper()
 	var all []cluster.Process
@@ -129,7 +137,7 @@ func (p *Part) processes() []cluster.Process {
 			p.t.Fatal(err)
 		}
 		for _, x := range list {
-			if strings.HasPrefix(x.Command, "/warren-"+p.main+" ") {
+			if p.runs(x) {
 				all = append(all, x)
 			}
 		}

@@ -18,7 +18,7 @@ func (p *Part) down() (up func()) {
 	p.t.Helper()
 	var supervisors []int
 	for _, x := range p.processes() {
-		if strings.Contains(x.Command, " supervise") {
+		if strings.HasPrefix(x.Command, supervisor) {
 			supervisors = append(supervisors, x.PID)
 		}
 	}

@@ -118,7 +118,7 @@ func (p *Part) pending(old map[types.UID]bool) string {
 		p.t.Fatal(err)
 	}
 	for _, x := range list {
-		if strings.HasPrefix(x.Command, "/warren-"+p.main+" ") {
+		if p.runs(x) {
 			_, err := getFrom(p.t.Context(), fmt.Sprintf("/proc/%d/ns/net", x.PID), "http://localhost:15021/healthz/ready")
 			if err == nil {
 				return ""

@@ -15,7 +15,8 @@ import (
 )
 
 // Process is one of Warren's binaries in its container: the network of its pod, the mounts of its node, a cgroup of
-// its own, and the privileges it has in production. It runs as `BINARY supervise FLAGS`. Safe for concurrent use.
+// its own, and the privileges it has in production. It runs as
+// `warren-supervise BINARY FLAGS`. Safe for concurrent use.
 type Process struct {
 	Name string // warren-agent, …
 	Pod  *Pod
@@ -60,7 +61,7 @@ func (p *Process) Start() error {
 	defer log.Close()
 	cmd := &exec.Cmd{
 		Path:   "/proc/self/exe",
-		Args:   append([]string{"drop", filepath.Join(binDir, p.Name), "supervise"}, p.args...),
+		Args:   append([]string{"drop", filepath.Join(binDir, "warren-supervise"), filepath.Join(binDir, p.Name)}, p.args...),
 		Env:    append(p.privileges.wrap(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "GOTRACEBACK=all"),
 		Stdout: log, Stderr: log,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},

@@ -142,7 +142,7 @@ func (n *Node) Token() string {
 
 // checkBinaries names the binaries that are not there.
 func checkBinaries(dir string) error {
-	for _, b := range []string{"warren-broker", "warren-agent", "warren-ztunnel", "warren-control", "warren-cni"} {
+	for _, b := range []string{"warren-broker", "warren-agent", "warren-ztunnel", "warren-control", "warren-cni", "warren-supervise"} {
 		if _, err := os.Stat(filepath.Join(dir, b)); err != nil {
 			return fmt.Errorf("no %s (run make build): %w", b, err)
 		}

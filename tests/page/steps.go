@@ -206,7 +206,7 @@ var pages = []Page{
 		{Part: "/debug/pods", On: demo},
 		{Part: "kubectl label", On: cluster, Shows: "namespace/shop labeled"},
 		{Part: "sed", On: demo},
-		{Part: "warren-agent supervise", Why: "a flag among others, which the mesh of tests/netns passes"},
+		{Part: "warren-agent --except", Why: "a flag among others, which the mesh of tests/netns passes"},
 	}},
 	{"docs/operations/upgrade.md", []Step{
 		{Part: "make image", By: "tests/e2e TestUpgrade"},

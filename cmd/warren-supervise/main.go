@@ -1,62 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package supervise makes a binary its own first process: `warren-X supervise FLAGS` starts `warren-X FLAGS`
-// and starts it again whenever it dies, so that a restart takes milliseconds and never waits for a kubelet's
-// back-off. The supervisor holds no key and no socket.
-package supervise
+// Command warren-supervise is the first process of a part's container:
+//
+//	warren-supervise PROGRAM [ARGUMENT ...]
+//
+// PROGRAM is a path. It starts the program, and starts it again whenever it dies, so that a restart takes milliseconds and never waits for a
+// kubelet's back-off. It passes SIGTERM and SIGINT on, reaps orphans, and ends as the program does that it was told to stop,
+// or that was asked for help. The program ends with it. It is a program of its own to be small: it holds no key and no
+// socket, and a few MiB where the parts' programs would hold tens.
+package main
 
 import (
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 )
 
 const (
 	maxDeaths   = 5                // within deathWindow,
 	deathWindow = 10 * time.Second // and then
 	deathPause  = time.Second      // between death and restart
-	usageCode   = 64               // EX_USAGE: help was asked for, a restart can't help. Go's own 2 is a panic's code
+
+	lifeWithin = time.Minute // a program that has not
+	lived      = deathWindow // by then can't live
 )
 
-// Main is the body of a binary's main: it runs run with the arguments behind the program's name, or, if the
-// first of them is "supervise", supervises a child that gets the others. It returns the exit code: 0, 1 for an
-// error of run (printed to stderr as "NAME: error"), 64 for a request for help.
-func Main(name string, run func(args []string) error) int {
-	args := os.Args[1:]
-	if len(args) > 0 && args[0] == "supervise" {
-		return child(name, args[1:], os.Stderr)
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: warren-supervise PROGRAM [ARGUMENT ...]")
+		os.Exit(exit.Usage)
 	}
-	err := run(args)
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, flag.ErrHelp):
-		return usageCode
-	}
-	fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-	return 1
+	os.Exit(supervise(os.Args[1:], os.Stderr))
 }
 
-// child keeps a child running until SIGTERM or SIGINT, which it passes on, and returns the exit code of the
-// last one (128 + the signal's number if a signal ended it).
-func child(name string, args []string, log io.Writer) int {
+// supervise keeps a program running until SIGTERM or SIGINT, which it passes on, and returns the exit code of the last one
+// (128 + the signal's number if a signal ended it).
+func supervise(command []string, log io.Writer) int {
 	// The child's parent-death signal belongs to the thread that forked it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	exe, err := os.Executable()
-	if err != nil {
-		fmt.Fprintf(log, "%s: supervise: %v\n", name, err)
-		return 1
-	}
-	s := supervisor{name: name, log: log, now: time.Now, start: func() (int, error) { return start(exe, args) }}
+	s := supervisor{name: filepath.Base(command[0]), log: log, now: time.Now, start: func() (int, error) { return start(command) }}
 	defer s.listen()()
 	return s.run()
 }
@@ -74,8 +66,8 @@ func (s *supervisor) listen() (stop func()) {
 	}
 }
 
-func start(exe string, args []string) (int, error) {
-	return syscall.ForkExec(exe, append([]string{exe}, args...), &syscall.ProcAttr{
+func start(command []string) (int, error) {
+	return syscall.ForkExec(command[0], command, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
@@ -91,11 +83,14 @@ type supervisor struct {
 	now   func() time.Time
 
 	deaths   []time.Time
+	settled  bool // a child has lived
 	stopping bool
 }
 
 func (s *supervisor) run() int {
+	first := s.now()
 	for started := false; ; {
+		born := s.now()
 		pid, err := s.start()
 		if err != nil {
 			fmt.Fprintf(s.log, "%s: supervise: start: %v\n", s.name, err)
@@ -109,7 +104,12 @@ func (s *supervisor) run() int {
 		}
 		started = true
 		code := s.wait(pid)
-		if s.stopping || code == usageCode {
+		if s.stopping || code == exit.Usage {
+			return code
+		}
+		s.settled = s.settled || s.now().Sub(born) >= lived
+		if !s.settled && s.now().Sub(first) > lifeWithin {
+			fmt.Fprintf(s.log, "%s: supervise: child %d ended with code %d, and none lived for %v since %v: see what they wrote\n", s.name, pid, code, lived, lifeWithin)
 			return code
 		}
 		pause := s.died()

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package supervise
+package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,41 +15,45 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warren-mesh/warren/cmd/internal/exit"
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
 const dirEnv = "WARREN_SUPERVISE_TEST"
 
-// TestMain lets the test binary be the supervised program: it notes its pid in a file, one line per start.
+// TestMain lets the test binary be the supervisor, or the program below it, which notes its pid in a file, one line per start.
 func TestMain(m *testing.M) {
-	if os.Getenv(dirEnv) == "" {
+	switch dir := os.Getenv(dirEnv); {
+	case dir == "":
 		os.Exit(m.Run())
+	case len(os.Args) > 1 && os.Args[1] == os.Args[0]:
+		main()
+	default:
+		program(dir, os.Args[1:])
 	}
-	os.Exit(Main("tester", func(args []string) error {
-		f, err := os.OpenFile(filepath.Join(os.Getenv(dirEnv), "starts"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		terminated := make(chan os.Signal, 1)
-		signal.Notify(terminated, syscall.SIGTERM)
-		fmt.Fprintln(f, os.Getpid(), time.Now().UnixMilli())
-		f.Close()
-		if len(args) > 0 && args[0] == "fail" {
-			return errors.New("as asked")
-		}
-		if len(args) > 0 && args[0] == "panic" {
-			panic("as asked")
-		}
+}
+
+func program(dir string, args []string) {
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	f, err := os.OpenFile(filepath.Join(dir, "starts"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintln(f, os.Getpid(), time.Now().UnixMilli())
+	f.Close()
+	switch what := strings.Join(args, " "); what {
+	case "fail":
+		os.Exit(1)
+	case "panic":
+		panic("as asked")
+	case "help":
+		os.Exit(exit.Usage)
+	default:
 		<-terminated
-		if len(args) > 0 {
-			code, err := strconv.Atoi(args[0])
-			if err != nil {
-				return err
-			}
-			os.Exit(code)
-		}
-		return nil
-	}))
+		code, _ := strconv.Atoi(what)
+		os.Exit(code)
+	}
 }
 
 type run struct {
@@ -63,7 +65,7 @@ type run struct {
 func supervised(t *testing.T, args ...string) *run {
 	t.Helper()
 	r := &run{t: t, dir: t.TempDir()}
-	r.cmd = exec.Command(os.Args[0], append([]string{"supervise"}, args...)...)
+	r.cmd = exec.Command(os.Args[0], append([]string{os.Args[0]}, args...)...)
 	r.cmd.Env = append(os.Environ(), dirEnv+"="+r.dir)
 	// A file, so that Wait does not wait for a grandchild that holds a pipe.
 	f, err := os.Create(filepath.Join(r.dir, "out"))
@@ -186,6 +188,41 @@ func TestFailedRestartIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A program that can't live is for the kubelet to show; one that lived is never given up.
+func TestProgramThatNeverLives(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		lives time.Duration // the first child; the others a second less than it takes
+		ends  bool
+	}{
+		{"never lives", lived - time.Second, true},
+		{"lived", lived, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Now()
+			first := now
+			s := supervisor{log: io.Discard, now: func() time.Time { return now }}
+			defer s.listen()()
+			stops := make(chan os.Signal, 1)
+			s.stops = stops
+			s.start = func() (int, error) {
+				if now == first {
+					now = now.Add(tt.lives)
+				} else {
+					now = now.Add(lived - time.Second)
+				}
+				if now.Sub(first) > 2*lifeWithin {
+					stops <- syscall.SIGTERM
+				}
+				return syscall.ForkExec("/bin/false", []string{"false"}, nil)
+			}
+			if code := s.run(); s.stopping == tt.ends || tt.ends && code != 1 {
+				t.Errorf("code %d after %v, told to stop: %v", code, now.Sub(first), s.stopping)
+			}
+		})
+	}
+}
+
 // Ends of many children at once, which nobody takes meanwhile, leave room for a request to stop.
 func TestEndsOfChildrenDoNotHideARequestToStop(t *testing.T) {
 	var s supervisor
@@ -230,14 +267,22 @@ func TestRequestToStopWinsOverARestart(t *testing.T) {
 	}
 }
 
-func TestWithoutSupervise(t *testing.T) {
-	dir := t.TempDir()
-	c := exec.Command(os.Args[0], "fail")
-	c.Env = append(os.Environ(), dirEnv+"="+dir)
-	var out bytes.Buffer
-	c.Stderr = &out
-	if err := c.Run(); c.ProcessState.ExitCode() != 1 || out.String() != "tester: as asked\n" {
-		t.Errorf("%v, code %d, %q", err, c.ProcessState.ExitCode(), out.String())
+// Who asks for help, as a kubelet with a wrong command line may, gets it once.
+func TestHelpIsNotRepeated(t *testing.T) {
+	r := supervised(t, "help")
+	err := r.cmd.Wait()
+	if got := r.cmd.ProcessState.ExitCode(); got != exit.Usage {
+		t.Errorf("exit code %d, want %d: %v", got, exit.Usage, err)
+	}
+	if pids, _ := r.starts(); len(pids) != 1 {
+		t.Errorf("%d starts, want 1", len(pids))
+	}
+}
+
+func TestWithoutAProgram(t *testing.T) {
+	var out strings.Builder
+	if code := supervise([]string{"/does/not/exist"}, &out); code != 1 || out.String() != "exist: supervise: start: no such file or directory\n" {
+		t.Errorf("code %d, %q", code, out.String())
 	}
 }
 
