@@ -141,9 +141,13 @@ func TestAgentOfAnotherUserIsRefused(t *testing.T) {
 	w := newWorld(t)
 	w.startBroker()
 	var sockets []string
-	testutil.Eventually(t, 5*time.Second, "no broker socket", func() bool {
+	testutil.Eventually(t, 5*time.Second, "no broker socket of the mode that the broker gives it", func() bool {
 		sockets = brokerSockets(t, w)
-		return len(sockets) == 1
+		if len(sockets) != 1 {
+			return false
+		}
+		st, err := os.Stat(sockets[0])
+		return err == nil && st.Mode().Perm() == 0o660
 	})
 	// Even where file modes let it in, as they do for ztunnel's group.
 	must(t, os.Chmod(w.cfg.RunDir, 0o755))
