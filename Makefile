@@ -74,7 +74,7 @@ test: ## everything there is: generation, linters, race detector, every test as 
 
 test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about six minutes
 	@echo "tests: every package, the kernel's and the whole mesh's among them, then fuzzing; about six minutes"
-	@$(RUNTESTS) -fuzz $(FUZZTIME) ./...
+	@$(RUNTESTS) -fuzz $(FUZZTIME) ./tests/netns ./...
 
 test-race: build ## run the unprivileged tests under the race detector, about three minutes on two cores
 	@echo "test-race: about three minutes"

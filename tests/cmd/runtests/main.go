@@ -17,7 +17,9 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -98,24 +100,40 @@ func goTest(t *tally, args []string, stderr io.Writer) {
 
 var fuzzFunction = regexp.MustCompile(`(?m)^func (Fuzz\w*)\(`)
 
-// fuzzAll runs the fuzz targets of each package one after the other: `go test -fuzz` takes one at a time.
+// fuzzAll runs the fuzz targets of each package, as many at a time as there are processors: `go test -fuzz` takes one, and
+// one that runs a few seconds is starting for half of them.
 func fuzzAll(t *tally, packages, further []string, d time.Duration, stderr io.Writer) {
 	targets, err := fuzzTargets(packages)
 	if err != nil {
 		t.fail("go list", err.Error()+"\n")
 	}
+	var mu sync.Mutex // of t
+	var all sync.WaitGroup
+	free := make(chan struct{}, runtime.NumCPU())
 	for _, x := range targets {
-		fmt.Fprintf(t.out, "fuzz %s %s for %v\n", x.pkg, x.name, d)
-		args := append([]string{"-run", "^$", "-fuzz", "^" + x.name + "$", "-fuzztime", d.String(), x.pkg}, further...)
+		free <- struct{}{}
+		all.Go(func() {
+			defer func() { <-free }()
+			once, printed := x.fuzz(d, further, stderr)
+			mu.Lock()
+			defer mu.Unlock()
+			t.add(once, printed)
+		})
+	}
+	all.Wait()
+}
+
+// fuzz runs the target, and returns what came of it and what there is to print.
+func (x target) fuzz(d time.Duration, further []string, stderr io.Writer) (*tally, string) {
+	args := append([]string{"-run", "^$", "-fuzz", "^" + x.name + "$", "-fuzztime", d.String(), "-parallel", "1", x.pkg}, further...)
+	said := fmt.Sprintf("fuzz %s %s for %v\n", x.pkg, x.name, d)
+	for again := false; ; again = true {
 		var out strings.Builder
 		once := newTally(&out)
-		if goTest(once, args, stderr); once.failed > 0 && endedLate(out.String()) {
-			fmt.Fprintf(t.out, "fuzz %s %s again: Go took the end of its time for a failure\n", x.pkg, x.name)
-			out.Reset()
-			once = newTally(&out)
-			goTest(once, args, stderr)
+		if goTest(once, args, stderr); again || once.failed == 0 || !endedLate(out.String()) {
+			return once, said + out.String()
 		}
-		t.add(once, out.String())
+		said += fmt.Sprintf("fuzz %s %s again: Go took the end of its time for a failure\n", x.pkg, x.name)
 	}
 }
 
