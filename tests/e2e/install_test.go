@@ -23,11 +23,13 @@ import (
 )
 
 // TestUninstallLeavesNothing removes Warren below pods that run and talk, by the library and by Helm alone, and installs
-// it again: the pods are never restarted, and from outside into the mesh no new connection of theirs fails.
+// it again: the pods are never restarted, and from outside into the mesh no new connection of theirs fails. What it did for
+// that shows that Warren's accounts need every right they have.
 func TestUninstallLeavesNothing(t *testing.T) {
 	m := Alone(t)
 	image := m.image(t)
 	nodes := m.Nodes()
+	rights, began := m.rights(t), time.Now()
 	ns := m.Namespace(t, "uninstall", Enrolled())
 	ns.Service(Service{Name: "server"})
 	pods := ns.Deploy(App{Name: "client", Node: nodes[0]}, App{Name: "server", Node: nodes[1]})
@@ -96,6 +98,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			checkFresh(t, load.Stop()) // no connection fails for it that the mesh comes
 		})
 	}
+	t.Run("every right is used", func(t *testing.T) { m.everyRightIsUsed(t, rights, began) })
 }
 
 // image is what runs.

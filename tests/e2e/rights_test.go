@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -33,33 +32,17 @@ func (r right) String() string {
 	return strings.TrimSpace(r.role + ": " + r.verb + " " + r.resource + " " + r.object)
 }
 
-// TestEveryRightIsUsed has the API server write down what Warren's accounts do, by which role, while Warren is removed by its
-// own Job, installed, and does whatever it ever does; and wants every right that the chart gives to have been used.
-func TestEveryRightIsUsed(t *testing.T) {
-	m := Alone(t)
-	ns := m.Namespace(t, "rights", Enrolled())
-	pod := ns.Deploy(App{Name: "app", Node: m.Nodes()[0]})[0] // what the removal takes an annotation off
-	ns.ApplyFaulty()                                          // and conditions
-	given := m.rights(t)
-	began := time.Now()
-
-	image := m.image(t)
-	if err := helmUninstall(m); err != nil {
-		t.Fatal(err)
-	}
-	if err := install.Install(t.Context(), install.Options{Config: m.Config(), Image: image, Values: m.values, Progress: os.Stderr}); err != nil {
-		t.Fatal(err)
-	}
-	pod.WaitCaptured("true")
+// everyRightIsUsed wants every right that the chart gave to have been used since a moment, by what the API server wrote down of
+// Warren's accounts: for a test that removed and installed Warren meanwhile. It lets Warren do what was not yet done.
+func (m *Mesh) everyRightIsUsed(t *testing.T, given []right, since time.Time) {
 	m.misconfigure(t)
 	m.changeRoots(t)
-
 	Eventually(t, 30*time.Second, "every right is used", func() string {
 		all, err := m.Audit()
 		if err != nil {
 			t.Fatal(err)
 		}
-		used := usedRights(all, began)
+		used := usedRights(all, since)
 		unused := slices.DeleteFunc(slices.Clone(given), func(r right) bool { return used[r] })
 		if len(unused) == 0 {
 			return ""
