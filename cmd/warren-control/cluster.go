@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -18,9 +17,6 @@ import (
 	"github.com/warren-mesh/warren/mesh/kube/apiserver"
 	"github.com/warren-mesh/warren/mesh/kube/informers"
 )
-
-// checkAuthority is how often a replica looks for what another wrote into the Secret.
-const checkAuthority = 15 * time.Second
 
 // runCluster runs control on a cluster, as one of several replicas.
 func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, objects kube.Config, cfg *control.Config, listeners func() error) error {
@@ -54,7 +50,7 @@ func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, obj
 	if err != nil {
 		return err
 	}
-	authority.Storage, authority.Check = secret, checkAuthority
+	authority.Storage = secret
 	cfg.Prover, cfg.Objects = prover, source
 	cfg.Collectors = []prometheus.Collector{source, election}
 

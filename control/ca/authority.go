@@ -26,8 +26,9 @@ const (
 	issuingTTL = 365 * 24 * time.Hour
 	// backdate lets a verifier's clock be behind ours.
 	backdate = time.Minute
-	// storageCheck is how often Run looks at the storage.
-	storageCheck = 10 * time.Second
+	// storageCheck is how often Run looks at the storage: what a revocation waits for at most. Of an API server it is one read
+	// of one object.
+	storageCheck = 5 * time.Second
 )
 
 // Config of an Authority.
@@ -38,7 +39,7 @@ type Config struct {
 	// Storage holds the files instead of Dir, when it is not nil.
 	Storage Storage
 	// Check is how often Run looks at the storage, for what others wrote and for a rotation that is due;
-	// 0 means 10 s.
+	// 0 means 5 s.
 	Check time.Duration
 	// TrustDomain of every identity issued; "" means mesh.DefaultTrustDomain.
 	TrustDomain string
