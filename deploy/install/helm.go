@@ -4,7 +4,6 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/kube"
-	"helm.sh/helm/v4/pkg/storage/driver"
+	release "helm.sh/helm/v4/pkg/release/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -45,26 +44,23 @@ func helm(cfg *rest.Config) (*action.Configuration, error) {
 	return c, nil
 }
 
-// apply installs the release, or upgrades it when there is one.
-func apply(ctx context.Context, c *action.Configuration, ch *chart.Chart, o Options, values map[string]any) error {
-	_, err := action.NewHistory(c).Run(Release)
-	if errors.Is(err, driver.ErrReleaseNotFound) {
+// apply installs the release, or upgrades the one that was.
+func apply(ctx context.Context, c *action.Configuration, ch *chart.Chart, o Options, was *release.Release, values map[string]any) error {
+	if was == nil {
 		i := action.NewInstall(c)
 		i.ReleaseName, i.Namespace, i.Timeout = Release, Namespace, o.Timeout
 		i.SkipCRDs = true // applied before, also by an upgrade
 		i.WaitStrategy = kube.HookOnlyStrategy
-		_, err = i.RunWithContext(ctx, ch, values)
-		return err
-	}
-	if err != nil {
+		_, err := i.RunWithContext(ctx, ch, values)
 		return err
 	}
 	u := action.NewUpgrade(c)
-	u.Namespace, u.Timeout, u.SkipCRDs, u.ResetValues = Namespace, o.Timeout, true, true
+	u.Namespace, u.Timeout, u.SkipCRDs = Namespace, o.Timeout, true
+	u.ResetValues = true // these are all that count: what stays of the release is among them
 	u.WaitStrategy = kube.HookOnlyStrategy
 	u.MaxHistory = 5
 	u.ForceConflicts = true // what somebody edited by hand is as the chart says again
-	_, err = u.RunWithContext(ctx, Release, ch, values)
+	_, err := u.RunWithContext(ctx, Release, ch, values)
 	return err
 }
 

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"strings"
 	"time"
 
+	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -28,11 +29,13 @@ type Options struct {
 	Config *rest.Config
 	// Image is what the nodes run; they have it, or can pull it. Required by Install.
 	Image string
-	// Values go over those of the chart's values.yaml.
+	// Values go over those of the chart's values.yaml, and nothing else does. Nil keeps those of the installed release; empty
+	// drops them.
 	Values map[string]any
 	// Source is a directory in a checkout of Warren, whose chart is taken. Default: the working directory.
 	Source string
-	// Timeout bounds all of it. Default 5 minutes.
+	// Timeout is how long Install bears that nothing goes forward: a rollout takes as long as the cluster has nodes. Uninstall
+	// it bounds as a whole. Default 5 minutes.
 	Timeout time.Duration
 	// Progress gets a line whenever what is waited for changes; nil is silence.
 	Progress io.Writer
@@ -64,8 +67,9 @@ func connect(cfg *rest.Config) (clients, error) {
 	return clients{t, d}, errors.Join(err1, err2)
 }
 
-// Install installs Warren, or brings an installation to this chart, image and these values. It returns when every
-// part is ready on every node; when that takes longer than the timeout the error says what is missing and why.
+// Install installs Warren, or brings an installation to this chart, image and these values. It returns when every part is
+// ready on every node that is; when nothing goes forward any more the error says what is missing and why. Values that
+// would change the trust domain of an installation without naming it are refused, before anything is changed.
 func Install(ctx context.Context, o Options) error {
 	if err := install(ctx, o); err != nil {
 		return fmt.Errorf("install Warren: %w", err)
@@ -78,8 +82,6 @@ func install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-	defer cancel()
 	s, err := findSource(ctx, o.Source)
 	if err != nil {
 		return err
@@ -92,27 +94,46 @@ func install(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(applyNamespace(ctx, c.typed), applyCRDs(ctx, c.dynamic, ch)); err != nil {
+	if err := bring(ctx, o, c, ch); err != nil {
 		return err
 	}
+	away, err := waitReady(ctx, c.typed, o.Timeout, o.Progress)
+	if err != nil {
+		return err
+	}
+	if len(away) > 0 {
+		progress(o.Progress, "every part is ready on every node that is; not on %s", strings.Join(away, ", "))
+		return nil
+	}
+	progress(o.Progress, "every part is ready")
+	return nil
+}
+
+// bring brings namespace, definitions and release to the chart; what comes of it is another matter.
+func bring(ctx context.Context, o Options, c clients, ch *chart.Chart) error {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
 	h, err := helm(o.Config)
 	if err != nil {
 		return err
 	}
-	values := maps.Clone(o.Values)
-	if values == nil {
-		values = map[string]any{}
+	was, err := installed(h)
+	if err != nil {
+		return err
 	}
-	if o.Image != "" {
-		values["image"] = o.Image
+	values := overlay(o.Values, o.Image, was)
+	if err := checkTrustDomain(was, ch, values); err != nil {
+		return err
 	}
-	if err := apply(ctx, h, ch, o, values); err != nil {
+	if said := fate(o.Values, was); said != "" {
+		progress(o.Progress, "%s", said)
+	}
+	if err := errors.Join(applyNamespace(ctx, c.typed), applyCRDs(ctx, c.dynamic, ch)); err != nil {
+		return err
+	}
+	if err := apply(ctx, h, ch, o, was, values); err != nil {
 		return err
 	}
 	progress(o.Progress, "applied chart %s %s with image %v", ch.Name(), ch.Metadata.Version, values["image"])
-	if err := waitReady(ctx, c.typed, o.Progress); err != nil {
-		return err
-	}
-	progress(o.Progress, "every part is ready")
 	return nil
 }

@@ -4,16 +4,13 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -45,53 +42,32 @@ func waitUntil(ctx context.Context, w io.Writer, look func(context.Context) (pen
 	}
 }
 
-// waitReady waits for every pod of the release.
-func waitReady(ctx context.Context, client kubernetes.Interface, w io.Writer) error {
-	return waitUntil(ctx, w, func(ctx context.Context) ([]string, error) {
-		var out []string
-		selector := metav1.ListOptions{LabelSelector: "app.kubernetes.io/part-of=warren"}
-		ds, err1 := client.AppsV1().DaemonSets(Namespace).List(ctx, selector)
-		ds2, err2 := client.AppsV1().Deployments(Namespace).List(ctx, selector)
-		pods, err3 := client.CoreV1().Pods(Namespace).List(ctx, selector)
-		if err := errors.Join(err1, err2, err3); err != nil {
+// lookWithin bounds one look: an API server that does not answer is no way forward.
+const lookWithin = 30 * time.Second
+
+// waitReady waits for every pod of the release on every node that is ready, and returns the other nodes, whose pods can't
+// run. It gives up when nothing has gone forward for as long as limit.
+func waitReady(ctx context.Context, client kubernetes.Interface, limit time.Duration, w io.Writer) (away []string, err error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	p := newPatience(limit, time.Now())
+	err = waitUntil(ctx, w, func(ctx context.Context) ([]string, error) {
+		ctx, cancel := context.WithTimeout(ctx, lookWithin)
+		defer cancel()
+		r, err := lookAt(ctx, client)
+		if p.ends(time.Now(), r.parts) {
+			giveUp(fmt.Errorf("nothing has gone forward for %v", limit))
+		}
+		if err != nil {
 			return nil, err
 		}
-		for _, d := range ds.Items {
-			out = append(out, daemonSetPending(&d)...)
+		if !slices.Equal(away, r.away) && len(r.away) > 0 {
+			progress(w, "not waited for, since they are not ready: %s", strings.Join(r.away, ", "))
 		}
-		for _, d := range ds2.Items {
-			out = append(out, deploymentPending(&d)...)
-		}
-		if len(out) == 0 {
-			return nil, nil
-		}
-		return append(out, trouble(pods.Items)...), nil
+		away = r.away
+		return r.pending(), nil
 	})
-}
-
-func daemonSetPending(d *appsv1.DaemonSet) []string {
-	s := d.Status
-	switch {
-	case s.ObservedGeneration < d.Generation:
-		return []string{d.Name + " (not looked at yet)"}
-	case s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberAvailable < s.DesiredNumberScheduled:
-		return []string{fmt.Sprintf("%s (of %d pods %d are new, %d ready)", d.Name, s.DesiredNumberScheduled, s.UpdatedNumberScheduled, s.NumberAvailable)}
-	}
-	return nil
-}
-
-func deploymentPending(d *appsv1.Deployment) []string {
-	s, want := d.Status, int32(1)
-	if d.Spec.Replicas != nil {
-		want = *d.Spec.Replicas
-	}
-	switch {
-	case s.ObservedGeneration < d.Generation:
-		return []string{d.Name + " (not looked at yet)"}
-	case s.UpdatedReplicas < want || s.AvailableReplicas < want || s.Replicas > s.UpdatedReplicas:
-		return []string{fmt.Sprintf("%s (of %d pods %d are new, %d ready)", d.Name, want, s.UpdatedReplicas, s.AvailableReplicas)}
-	}
-	return nil
+	return away, err
 }
 
 // trouble is what pods that can't start say about it, each complaint once.

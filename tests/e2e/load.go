@@ -102,7 +102,11 @@ func (m *Mesh) install(ctx context.Context, image install.Image) error {
 		return err
 	}
 	at := time.Now()
-	if err := install.Install(ctx, install.Options{Config: m.Config(), Image: image.Ref, Values: m.values, Progress: os.Stderr}); err != nil {
+	values := m.values
+	if values == nil {
+		values = map[string]any{} // and not those that a run before has left
+	}
+	if err := install.Install(ctx, install.Options{Config: m.Config(), Image: image.Ref, Values: values, Progress: os.Stderr}); err != nil {
 		var why strings.Builder
 		m.describeSystem(ctx, &why)
 		return fmt.Errorf("%w\n%s", err, why.String())

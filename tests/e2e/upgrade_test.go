@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,12 +13,15 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/warren-mesh/warren/deploy/install"
 )
 
 // TestUpgrade installs Warren over itself, with another image and other values and back, under load. Both DaemonSets roll
 // at the same time, so that old and new parts meet in every combination; and meanwhile somebody else takes Warren's entry
-// out of a node's network configuration again and again, which old and new agent repair.
+// out of a node's network configuration again and again, which old and new agent repair. Installed once more without values,
+// it stays as it is.
 func TestUpgrade(t *testing.T) {
 	m := Alone(t)
 	b := newBusy(t, m)
@@ -36,7 +40,7 @@ func TestUpgrade(t *testing.T) {
 		values                map[string]any
 	}{
 		{"to another image and values", other.Ref, "20s", map[string]any{"logLevel": "debug", "node": map[string]any{"cniDeadline": "20s"}}},
-		{"and back", was, "15s", nil},
+		{"and back", was, "15s", map[string]any{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			parts := []*rollout{newRollout(t, m, nodeName), newRollout(t, m, ztunnelName), newRollout(t, m, controlName)}
@@ -72,6 +76,7 @@ func TestUpgrade(t *testing.T) {
 				parts[1].checkDrained(f.At.Add(f.Took))
 			}
 			b.checkWire(t, wire)
+			m.reinstall(t, tt.image)
 			for _, node := range m.Nodes() {
 				Eventually(t, 15*time.Second, "the entry on "+node+" is the new agent's", func() string {
 					if e := m.networkEntry(t, node); e.Deadline != tt.deadline {
@@ -82,6 +87,31 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// reinstall installs the image that runs, without values. Nothing is rolled out for it.
+func (m *Mesh) reinstall(t *testing.T, image string) {
+	t.Helper()
+	before := m.generations(t)
+	if err := install.Install(t.Context(), install.Options{Config: m.Config(), Image: image, Progress: os.Stderr}); err != nil {
+		t.Fatal(err)
+	}
+	if after := m.generations(t); after != before {
+		t.Errorf("installed again, what the parts are to be has changed: generations %v, before %v", after, before)
+	}
+}
+
+// generations count how often the parts were changed.
+func (m *Mesh) generations(t *testing.T) (out [3]int64) {
+	t.Helper()
+	apps := m.Client().AppsV1()
+	node, err1 := apps.DaemonSets(system).Get(t.Context(), nodeName, metav1.GetOptions{})
+	ztunnel, err2 := apps.DaemonSets(system).Get(t.Context(), ztunnelName, metav1.GetOptions{})
+	control, err3 := apps.Deployments(system).Get(t.Context(), controlName, metav1.GetOptions{})
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	return [3]int64{node.Generation, ztunnel.Generation, control.Generation}
 }
 
 // networkFile is a node's network configuration, by a path that works here.
