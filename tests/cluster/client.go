@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,11 +36,17 @@ type API struct {
 	mapper  *mapper
 }
 
-// Connect makes the clients of an API server from a kubeconfig file; it asks nothing yet.
+// Connect makes the clients of an API server from a kubeconfig file, or from several as the variable KUBECONFIG lists them; it
+// asks nothing yet.
 func Connect(kubeconfig string) (*API, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	rules := clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(kubeconfig)}
+	loaded, err := rules.Load()
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
 	}
 	config.QPS = -1 // tests are in a hurry
 	c := &API{config: config}

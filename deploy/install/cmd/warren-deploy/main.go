@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command warren-deploy builds Warren's image, and installs Warren on the cluster KUBECONFIG names, or removes it. Package
-// install does the work; docs/operations/install.md tells how to use it.
+// Command warren-deploy builds Warren's image, and installs Warren on the cluster that kubectl would speak to, or removes it.
+// Package install does the work; docs/operations/install.md tells how to use it.
 package main
 
 import (
@@ -17,9 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"k8s.io/client-go/tools/clientcmd"
-	"sigs.k8s.io/yaml"
-
 	"github.com/warren-mesh/warren/deploy/install"
 )
 
@@ -28,7 +25,7 @@ const usage = `usage: warren-deploy COMMAND [flags]
   image      compile Warren and make an image of it, without Docker
   push       the same, and push it to the registry its name tells
   render     write the chart as plain manifests into a directory
-  install    install Warren on the cluster of KUBECONFIG, or upgrade it
+  install    install Warren on the cluster of KUBECONFIG or ~/.kube/config, or upgrade it
   uninstall  remove Warren from nodes and cluster
 `
 
@@ -116,6 +113,9 @@ func render(ctx context.Context, fs *flag.FlagSet, args []string, stdout io.Writ
 	if err != nil {
 		return err
 	}
+	if values == nil {
+		values = map[string]any{}
+	}
 	values["image"] = *image
 	manifests, err := install.Render(ctx, "", values)
 	if err != nil {
@@ -135,8 +135,8 @@ func render(ctx context.Context, fs *flag.FlagSet, args []string, stdout io.Writ
 
 func installCommand(ctx context.Context, fs *flag.FlagSet, args []string, stdout io.Writer) error {
 	o := install.Options{Progress: stdout}
-	fs.StringVar(&o.Image, "image", "", "image that the nodes have or can pull")
-	clusterFlags(fs, &o)
+	fs.StringVar(&o.Image, "image", "", "image that the nodes have or can pull (default: the installed one)")
+	fs.DurationVar(&o.Timeout, "timeout", patience, "give up when nothing has gone forward for so long")
 	files := valuesFlag(fs)
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -145,51 +145,24 @@ func installCommand(ctx context.Context, fs *flag.FlagSet, args []string, stdout
 	if o.Values, err = files.read(); err != nil {
 		return err
 	}
-	if o.Config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG")); err != nil {
-		return fmt.Errorf("read KUBECONFIG: %w", err)
+	if o.Config, err = kubeconfig(); err != nil {
+		return err
 	}
 	return install.Install(ctx, o)
 }
 
 func uninstall(ctx context.Context, fs *flag.FlagSet, args []string, stdout io.Writer) (err error) {
 	o := install.Options{Progress: stdout}
-	clusterFlags(fs, &o)
+	fs.DurationVar(&o.Timeout, "timeout", patience, "for all of it")
 	fs.BoolVar(&o.SkipNotReady, "skip-not-ready", false, "leave nodes that are not ready as they are, instead of refusing")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if o.Config, err = clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG")); err != nil {
-		return fmt.Errorf("read KUBECONFIG: %w", err)
+	if o.Config, err = kubeconfig(); err != nil {
+		return err
 	}
 	return install.Uninstall(ctx, o)
 }
 
-func clusterFlags(fs *flag.FlagSet, o *install.Options) {
-	fs.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "for all of it")
-}
-
-// valueFiles are YAML files over the chart's values, later ones over earlier ones at the top level.
-type valueFiles []string
-
-func valuesFlag(fs *flag.FlagSet) *valueFiles {
-	var v valueFiles
-	fs.Func("values", "YAML `file` of values over the chart's; repeatable", func(path string) error {
-		v = append(v, path)
-		return nil
-	})
-	return &v
-}
-
-func (v *valueFiles) read() (map[string]any, error) {
-	values := map[string]any{}
-	for _, path := range *v {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("read values: %w", err)
-		}
-		if err := yaml.Unmarshal(b, &values); err != nil {
-			return nil, fmt.Errorf("read values %s: %w", path, err)
-		}
-	}
-	return values, nil
-}
+// patience is the timeout of who names none.
+const patience = 5 * time.Minute
