@@ -11,6 +11,8 @@ BIN := build/bin
 RUNTESTS := $(BIN)/runtests
 # Namespaces and kernel programs need root.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# sudo drops the environment. CI=true, which makes a skipped test a failure, has to get through as the way to Go has.
+AS_ROOT = $(SUDO) env "PATH=$$PATH" $${CI:+"CI=$$CI"}
 
 # Generated files are checked in; these are the tools that reproduce them byte for byte.
 CLANG ?= clang-14
@@ -70,7 +72,7 @@ verify-generated: ## check that generation reproduces the checked-in files byte 
 
 test: ## everything there is: generation, linters, race detector, every test as root, fuzzing, e2e (about 20 minutes on two cores, half an hour more with cold caches)
 	@echo "test: about 20 minutes on two cores; half an hour more the first time, most of it to compile the Kubernetes of the tests"
-	@$(SUDO) env "PATH=$$PATH" bash tests/all.sh
+	@$(AS_ROOT) bash tests/all.sh
 
 test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about six minutes
 	@echo "tests: every package, the kernel's and the whole mesh's among them, then fuzzing; about six minutes"
@@ -136,11 +138,11 @@ push: warren-deploy ## the same, and push it where IMAGE says; ARCH=amd64,arm64 
 manifests: warren-deploy ## render the chart into deploy/manifests
 	@$(BIN)/warren-deploy render
 
-install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrade it: IMAGE=..., VALUES=file.yaml
-	@$(BIN)/warren-deploy install $(if $(IMAGE),--image $(IMAGE)) $(addprefix --values ,$(VALUES))
+install: warren-deploy ## install Warren on the cluster of KUBECONFIG, or upgrade it: IMAGE=..., VALUES=file.yaml, TIMEOUT=5m
+	@$(BIN)/warren-deploy install $(if $(IMAGE),--image $(IMAGE)) $(addprefix --values ,$(VALUES)) $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
-uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG
-	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready)
+uninstall: warren-deploy ## remove Warren from the nodes and the cluster of KUBECONFIG; TIMEOUT=5m, SKIP_NOT_READY=1
+	@$(BIN)/warren-deploy uninstall $(if $(SKIP_NOT_READY),--skip-not-ready) $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
 .PHONY: test-install test-cluster test-apiserver e2e
 test-install: check-go ## the tests of the installation, without a cluster
@@ -149,7 +151,7 @@ test-install: check-go ## the tests of the installation, without a cluster
 
 test-cluster: check-go ## the tests of the cluster for tests, as root (a minute; the first time Kubernetes is compiled)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
-	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/cluster -each ./... -- -timeout 60m
+	@$(AS_ROOT) $(CURDIR)/$(RUNTESTS) -C tests/cluster -each ./... -- -timeout 60m
 
 test-apiserver: check-go ## what informers, control and the CustomResourceDefinitions need of a real kube-apiserver, which test-cluster compiles (half a minute)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
@@ -158,7 +160,7 @@ test-apiserver: check-go ## what informers, control and the CustomResourceDefini
 e2e: check-go ## the tests on a real two-node Kubernetes with Warren on it, as root (about ten minutes; the first time 15 to 20 more to compile it)
 	@mkdir -p $(BIN) && $(GO) build -o $(BIN)/ ./tests/cmd/runtests
 	@echo "e2e: about ten minutes on two cores; the first time Kubernetes is compiled, 15 to 20 minutes"
-	@$(SUDO) env "PATH=$$PATH" $(CURDIR)/$(RUNTESTS) -C tests/e2e -each ./... -- -count=1 -timeout 60m
+	@$(AS_ROOT) $(CURDIR)/$(RUNTESTS) -C tests/e2e -each ./... -- -count=1 -timeout 60m
 
 bench: build ## no mesh, HAProxy and Warren, across nodes and on one: the table, and build/bench.json (about five minutes)
 	@$(GO) run ./tests/bench $(BENCHFLAGS)
