@@ -209,7 +209,7 @@ var pages = []Page{
 		{Part: "warren-agent --except", Why: "a flag among others, which the mesh of tests/netns passes"},
 	}},
 	{"docs/operations/upgrade.md", []Step{
-		{Part: "make image", By: "tests/e2e TestUpgrade"},
+		{Part: "make push", Why: noRegistry},
 		{Part: "make install", By: "tests/e2e TestUpgrade"},
 	}},
 	{"docs/benchmarks.md", []Step{
