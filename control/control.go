@@ -21,6 +21,7 @@ import (
 	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/ready"
+	"github.com/warren-mesh/warren/mesh/retry"
 )
 
 // Objects is where control's view of the mesh comes from. Run returns when its context ends, or with an error
@@ -34,7 +35,7 @@ type Objects interface {
 
 // Publisher makes the authority's word known. Publishing the same again is cheap.
 type Publisher interface {
-	// PublishTrust puts roots and revocation lists where every node finds them.
+	// PublishTrust puts roots and revocation lists where every node finds them. An error makes control not ready.
 	PublishTrust(ctx context.Context, t ca.Trust) error
 	// PublishProblem tells the operator what is wrong with the authority's files; nil: nothing.
 	PublishProblem(ctx context.Context, problem error) error
@@ -62,7 +63,8 @@ const (
 )
 
 const (
-	// publishInterval is how often the bundle is published again, in case someone removed it.
+	// publishInterval is how often the bundle is published again, in case someone removed it; publishRetry how soon
+	// at first after that failed.
 	publishInterval = 10 * time.Second
 	publishRetry    = 500 * time.Millisecond
 )
@@ -111,27 +113,58 @@ func awaitSync(ctx context.Context, o Objects, tasks *ready.Ready) error {
 	return nil
 }
 
-// publish keeps trust and problem published; a failure is logged, shown in readiness and tried again.
+// publish keeps trust and problem published; a failure is logged once, shown in readiness and tried again.
 func publish(ctx context.Context, cfg Config, tasks *ready.Ready) error {
+	var trust, problem failure
 	for {
-		changed, wait := cfg.Authority.Changed(), publishInterval
-		if err := cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust()); err != nil && ctx.Err() == nil {
-			cfg.Log.Warn("root bundle not published", "err", err)
+		changed := cfg.Authority.Changed()
+		err := cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust())
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			tasks.Undo(taskBundle)
-			wait = publishRetry
 		} else {
 			tasks.Done(taskBundle)
 		}
-		if err := cfg.Publisher.PublishProblem(ctx, cfg.Authority.Problem()); err != nil && ctx.Err() == nil {
-			cfg.Log.Warn("the authority's state not published", "err", err)
+		trust.note(cfg.Log, "root bundle not published", err)
+		if err := cfg.Publisher.PublishProblem(ctx, cfg.Authority.Problem()); ctx.Err() == nil {
+			problem.note(cfg.Log, "the authority's state not published", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-time.After(wait):
+		case <-time.After(trust.wait()):
 		}
 	}
+}
+
+// failure is one that may last.
+type failure struct {
+	told  string
+	count int // in a row
+}
+
+// note logs err when it is another than before; nil ends the failure.
+func (f *failure) note(log *slog.Logger, what string, err error) {
+	if err == nil {
+		*f = failure{}
+		return
+	}
+	f.count++
+	if f.told != err.Error() {
+		f.told = err.Error()
+		log.Warn(what, "err", err)
+	}
+}
+
+// wait is how long to leave it until it is tried again.
+func (f *failure) wait() time.Duration {
+	if f.count == 0 {
+		return publishInterval
+	}
+	return retry.Delay(f.count-1, publishRetry, publishInterval)
 }
 
 func pending(tasks *ready.Ready) prometheus.Collector {

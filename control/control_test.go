@@ -6,17 +6,21 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/warren-mesh/warren/control"
+	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/kube"
 	"github.com/warren-mesh/warren/mesh/manifests"
@@ -326,5 +330,38 @@ func TestReadinessAndBundle(t *testing.T) {
 	pem, err := manifests.ReadBundle(r.manifests)
 	if err != nil || !bytes.HasPrefix(pem, []byte("-----BEGIN CERTIFICATE-----")) || bytes.Contains(pem, []byte("PRIVATE")) {
 		t.Errorf("bundle %q, %v", pem, err)
+	}
+}
+
+// failing is a publisher that fails until it is told not to.
+type failing struct {
+	control.Publisher
+	works atomic.Bool
+	tries atomic.Int32
+}
+
+func (f *failing) PublishTrust(ctx context.Context, t ca.Trust) error {
+	f.tries.Add(1)
+	if !f.works.Load() {
+		return errors.New("exceeded quota")
+	}
+	return f.Publisher.PublishTrust(ctx, t)
+}
+
+func TestAFailureToPublishIsLoggedOnce(t *testing.T) {
+	r := start(t)
+	r.stop()
+	f := &failing{Publisher: r.publisher}
+	r.publisher = f
+	r.serve(t)
+	close(r.objects.synced)
+	eventually(t, "several tries", func() bool { return f.tries.Load() >= 3 })
+	if page := strings.TrimSpace(get(t, r.ready, "/healthz/ready")); page != "not ready, pending: root-bundle-published" {
+		t.Errorf("meanwhile: %s", page)
+	}
+	f.works.Store(true)
+	eventually(t, "ready", func() bool { return strings.TrimSpace(get(t, r.ready, "/healthz/ready")) == "ready" })
+	if n := strings.Count(r.log.String(), "root bundle not published"); n != 1 {
+		t.Errorf("logged %d times, want once", n)
 	}
 }

@@ -49,6 +49,7 @@ type running struct {
 	dir                string
 	stop               func()
 	source             control.Objects
+	publisher          control.Publisher
 }
 
 const (
@@ -64,7 +65,7 @@ func start(t *testing.T) *running {
 	}
 	write(t, filepath.Join(r.tokens, "a"), tokenA+"\n")
 	write(t, filepath.Join(r.tokens, "b"), tokenB)
-	r.source = r.objects
+	r.source, r.publisher = r.objects, &control.Directory{Dir: r.manifests}
 	r.serve(t)
 	return r
 }
@@ -79,7 +80,7 @@ func (r *running) serve(t *testing.T) {
 	}
 	cfg := control.Config{
 		Authority: authority, Prover: ca.NewTokenDir(r.tokens, log), Objects: r.source,
-		Publisher: &control.Directory{Dir: r.manifests}, Log: log,
+		Publisher: r.publisher, Log: log,
 	}
 	if r.ca.IsValid() {
 		if cfg.CA, err = net.Listen("tcp", r.ca.String()); err != nil {

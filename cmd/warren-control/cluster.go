@@ -39,7 +39,10 @@ func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, obj
 	if err != nil {
 		return err
 	}
-	if cfg.Publisher, err = cluster.NewBundle(client, namespace, election.Leading, snapshot, source.Namespaces); err != nil {
+	bundle, err := cluster.NewBundle(cluster.BundleConfig{
+		Client: client, Namespace: namespace, Leading: election.Leading, Snapshot: snapshot, Namespaces: source.Namespaces, Log: log,
+	})
+	if err != nil {
 		return err
 	}
 	secret, err := cluster.NewSecret(client, namespace, election.Leading)
@@ -51,14 +54,15 @@ func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, obj
 		return err
 	}
 	authority.Storage = secret
-	cfg.Prover, cfg.Objects = prover, source
-	cfg.Collectors = []prometheus.Collector{source, election}
+	cfg.Prover, cfg.Objects, cfg.Publisher = prover, source, bundle
+	cfg.Collectors = []prometheus.Collector{source, election, bundle}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return election.Run(ctx, func(term context.Context) { _ = source.PublishProblems(term, publisher) }) // ends with the term
 	})
 	g.Go(func() error { return prover.Run(ctx) })
+	g.Go(func() error { return bundle.Run(ctx) })
 	g.Go(func() (err error) {
 		if cfg.Authority, err = cluster.OpenAuthority(ctx, authority); err != nil {
 			if ctx.Err() != nil {

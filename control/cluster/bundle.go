@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -32,99 +33,94 @@ const (
 	trusted = time.Minute
 )
 
-// Bundle publishes roots and revocation lists in ConfigMaps, and removes those of namespaces that left the mesh; what
-// is wrong with the authority's Secret it tells by Events. It writes in the leading replica only; in the others it says all is well. See NewBundle.
+// BundleConfig of a Bundle.
+type BundleConfig struct {
+	Client *apiserver.Client
+	// Namespace is control's own: nodes read the ConfigMap there.
+	Namespace string
+	// Leading says whether this replica may write.
+	Leading func() bool
+	// Snapshot is the mesh as control sees it; nil while the objects are not read yet.
+	Snapshot func() *mesh.Snapshot
+	// Namespaces are all there are.
+	Namespaces func() []string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Bundle publishes roots and revocation lists in ConfigMaps: by PublishTrust in control's own namespace, which is what
+// nodes read and readiness goes by, and by Run in the others. What is wrong with the authority's Secret it tells by
+// Events. It writes in the leading replica only; in the others it says all is well. See NewBundle.
 type Bundle struct {
-	namespace  string
-	core       rest.Interface
-	metadata   metadata.Interface
-	leading    func() bool
-	mesh       func() *mesh.Snapshot
-	namespaces func() []string
-	now        func() time.Time
+	cfg      BundleConfig
+	core     rest.Interface
+	metadata metadata.Interface
+	copies   *copies
 
 	mu      sync.Mutex
 	trust   ca.Trust
-	told    string               // the problem last published
-	was     map[string]bool      // which namespaces needed it at the last look
-	checked map[string]time.Time // by namespace: when it was last as it should be
+	checked time.Time // when the ConfigMap last held it; zero: not that we know
+	told    string    // the problem last published
 }
 
-// NewBundle returns a publisher. snapshot may return nil while objects are not read yet; namespaces are all there
-// are.
-func NewBundle(client *apiserver.Client, namespace string, leading func() bool, snapshot func() *mesh.Snapshot, namespaces func() []string) (*Bundle, error) {
-	core, err1 := client.Group(corev1.SchemeGroupVersion)
-	meta, err2 := client.Metadata()
+// NewBundle returns a publisher.
+func NewBundle(cfg BundleConfig) (*Bundle, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	core, err1 := cfg.Client.Group(corev1.SchemeGroupVersion)
+	meta, err2 := cfg.Client.Metadata()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	return &Bundle{
-		namespace: namespace, core: core, metadata: meta, leading: leading, mesh: snapshot, namespaces: namespaces, now: time.Now,
-		checked: map[string]time.Time{},
-	}, nil
+	b := &Bundle{cfg: cfg, core: core, metadata: meta}
+	b.copies = newCopies(cfg, b.bring)
+	return b, nil
 }
 
-// PublishTrust brings the ConfigMaps up to date. An error is of some namespaces; the others are done.
+// PublishTrust brings the ConfigMap of control's namespace up to date, and has Run follow with the others.
 func (b *Bundle) PublishTrust(ctx context.Context, t ca.Trust) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.leading() {
-		clear(b.checked)
+	if !b.cfg.Leading() {
+		b.retire()
 		return nil
 	}
-	if !bytes.Equal(t.Roots, b.trust.Roots) || !bytes.Equal(t.Revoked, b.trust.Revoked) || t.KeepRevoked != b.trust.KeepRevoked {
-		b.trust = t
-		clear(b.checked)
+	if !sameTrust(t, b.trust) {
+		b.trust, b.checked = t, time.Time{}
 	}
-	needed, known := b.needed()
-	var errs []error
-	for ns, want := range needed {
-		if at, ok := b.checked[ns]; ok && (!want || b.now().Sub(at) < trusted) {
-			continue // where none is needed, nobody but us makes one
-		}
-		if !want && !known {
-			continue // who needs it is not known yet
-		}
-		err := b.bring(ctx, ns, want)
+	if b.cfg.Now().Sub(b.checked) >= trusted {
+		err := b.bring(ctx, b.cfg.Namespace, t, true)
 		if errors.Is(err, ErrNotLeading) { // the lease was lost meanwhile: the rest is another's
-			clear(b.checked)
+			b.retire()
 			return nil
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("ConfigMap %s/%s: %w", ns, BundleName, err))
-			continue
+			b.checked = time.Time{}
+			return fmt.Errorf("ConfigMap %s/%s: %w", b.cfg.Namespace, BundleName, err)
 		}
-		b.checked[ns] = b.now()
+		b.checked = b.cfg.Now()
 	}
-	return errors.Join(errs...)
+	b.copies.spread(t)
+	return nil
 }
 
-// needed are all namespaces, with whether they need the bundle; known is false while that can't be told.
-func (b *Bundle) needed() (needed map[string]bool, known bool) {
-	needed = map[string]bool{}
-	snap := b.mesh()
-	if snap != nil {
-		for _, ns := range b.namespaces() {
-			needed[ns] = false
-		}
-		snap.Workloads(func(w *mesh.Workload) bool {
-			if _, exists := needed[w.Namespace]; exists && w.PodUID != "" && w.Capture != mesh.Outside {
-				needed[w.Namespace] = true
-			}
-			return true
-		})
-	}
-	needed[b.namespace] = true
-	for ns, want := range needed {
-		if b.was[ns] != want {
-			delete(b.checked, ns)
-		}
-	}
-	b.was = needed
-	return needed, snap != nil
+// retire forgets what this replica knew while it led.
+func (b *Bundle) retire() {
+	b.checked = time.Time{}
+	b.copies.stop()
 }
 
-func (b *Bundle) bring(ctx context.Context, ns string, want bool) error {
+// Run keeps the ConfigMaps of all other namespaces up to date until ctx ends.
+func (b *Bundle) Run(ctx context.Context) error { return b.copies.run(ctx) }
+
+func sameTrust(a, b ca.Trust) bool {
+	return bytes.Equal(a.Roots, b.Roots) && bytes.Equal(a.Revoked, b.Revoked) && a.KeepRevoked == b.KeepRevoked
+}
+
+// bring has the namespace's ConfigMap hold what is trusted, or be gone where nobody wants it.
+func (b *Bundle) bring(ctx context.Context, ns string, t ca.Trust, want bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	have := &corev1.ConfigMap{}
@@ -133,14 +129,14 @@ func (b *Bundle) bring(ctx context.Context, ns string, want bool) error {
 	if err != nil && !missing {
 		return err
 	}
-	data := map[string]string{BundleKey: string(b.trust.Roots)}
+	data := map[string]string{BundleKey: string(t.Roots)}
 	switch kept, ok := have.Data[RevokedKey]; {
-	case b.trust.Revoked != nil:
-		data[RevokedKey] = string(b.trust.Revoked)
-	case b.trust.KeepRevoked && ok:
+	case t.Revoked != nil:
+		data[RevokedKey] = string(t.Revoked)
+	case t.KeepRevoked && ok:
 		data[RevokedKey] = kept
 	}
-	if !b.leading() {
+	if !b.cfg.Leading() {
 		return ErrNotLeading
 	}
 	switch {

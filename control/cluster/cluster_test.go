@@ -82,7 +82,10 @@ func TestAgainstARealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundle, err := NewBundle(r.Client(), "warren-system", e.Leading, store.Snapshot, func() []string { return nil })
+	bundle, err := NewBundle(BundleConfig{
+		Client: r.Client(), Namespace: "warren-system", Leading: e.Leading,
+		Snapshot: store.Snapshot, Namespaces: func() []string { return nil }, Log: discard,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,17 +29,17 @@ func (b *Bundle) PublishProblem(ctx context.Context, problem error) error {
 		text = problem.Error()
 		e = corev1.Event{Type: corev1.EventTypeWarning, Reason: eventInvalid, Message: text}
 	}
-	if !b.leading() || text == b.told {
+	if !b.cfg.Leading() || text == b.told {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	secret, err := b.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(b.namespace).Get(ctx, SecretName, metav1.GetOptions{})
+	secret, err := b.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(b.cfg.Namespace).Get(ctx, SecretName, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("tell about Secret %s/%s: %w", b.namespace, SecretName, err)
+		return fmt.Errorf("tell about Secret %s/%s: %w", b.cfg.Namespace, SecretName, err)
 	}
-	e.ObjectMeta = metav1.ObjectMeta{GenerateName: SecretName + "-", Namespace: b.namespace}
-	e.InvolvedObject = corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: b.namespace, Name: SecretName}
+	e.ObjectMeta = metav1.ObjectMeta{GenerateName: SecretName + "-", Namespace: b.cfg.Namespace}
+	e.InvolvedObject = corev1.ObjectReference{Kind: "Secret", APIVersion: "v1", Namespace: b.cfg.Namespace, Name: SecretName}
 	if err == nil {
 		e.InvolvedObject.UID = secret.UID
 	}
@@ -50,8 +50,8 @@ func (b *Bundle) PublishProblem(ctx context.Context, problem error) error {
 	e.FirstTimestamp, e.LastTimestamp, e.Count = now, now, 1
 	e.Source = corev1.EventSource{Component: "warren-control"}
 	e.ReportingController, e.ReportingInstance = "warren.dev/warren-control", "warren-control"
-	if err := b.core.Post().Namespace(b.namespace).Resource("events").Body(&e).Do(ctx).Error(); err != nil {
-		return fmt.Errorf("tell about Secret %s/%s: %w", b.namespace, SecretName, err)
+	if err := b.core.Post().Namespace(b.cfg.Namespace).Resource("events").Body(&e).Do(ctx).Error(); err != nil {
+		return fmt.Errorf("tell about Secret %s/%s: %w", b.cfg.Namespace, SecretName, err)
 	}
 	b.told = text
 	return nil

@@ -27,6 +27,37 @@ import (
 func always() bool { return true }
 func never() bool  { return false }
 
+// newBundle is a publisher of the leading replica in warren-system, unless change makes it another.
+func newBundle(t *testing.T, s *kubeapi.Server, change func(*BundleConfig)) *Bundle {
+	t.Helper()
+	cfg := BundleConfig{
+		Client: s.Client(), Namespace: "warren-system", Leading: always,
+		Snapshot: mesh.NewStore().Snapshot, Namespaces: func() []string { return nil }, Log: discard,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	b, err := NewBundle(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// publishEverywhere publishes in control's namespace, and what is due in the others.
+func publishEverywhere(t *testing.T, b *Bundle, trust ca.Trust) {
+	t.Helper()
+	if err := b.PublishTrust(t.Context(), trust); err != nil {
+		t.Fatal(err)
+	}
+	b.copies.pass(t.Context())
+}
+
+func rootsIn(s *kubeapi.Server, ns string) string {
+	v, _, _ := unstructured.NestedString(s.Get("v1/configmaps", ns, BundleName), "data", BundleKey)
+	return v
+}
+
 func open(t *testing.T, s *kubeapi.Server, leading func() bool) (*ca.Authority, error) {
 	t.Helper()
 	secret, err := NewSecret(s.Client(), "warren-system", leading)
@@ -183,22 +214,19 @@ func TestALostLeaseStopsAWriteUnderWay(t *testing.T) {
 
 func TestALostLeaseStopsTheBundleUnderWay(t *testing.T) {
 	s := kubeapi.Start(t)
-	asked := 0
-	leading := func() bool { asked++; return asked <= 2 } // at the start, and before the first write
 	store, all := mesh.NewStore(), []string{"warren-system", "shop", "other"}
 	for _, ns := range all[1:] {
 		store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: ns, PodUID: ns, Namespace: ns, Name: "pod", Capture: mesh.Captured}})
 	}
-	b, err := NewBundle(s.Client(), "warren-system", leading, store.Snapshot, func() []string { return all })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte("roots")}); err != nil {
-		t.Error(err)
-	}
+	asked := 0
+	b := newBundle(t, s, func(cfg *BundleConfig) {
+		cfg.Leading = func() bool { asked++; return asked <= 3 } // at the start, and before the first two writes
+		cfg.Snapshot, cfg.Namespaces = store.Snapshot, func() []string { return all }
+	})
+	publishEverywhere(t, b, ca.Trust{Roots: []byte("roots")})
 	written := slices.DeleteFunc(all, func(ns string) bool { return s.Get("v1/configmaps", ns, BundleName) == nil })
-	if len(written) != 1 {
-		t.Errorf("ConfigMaps of %v were written, want one: the lease was lost after the first", written)
+	if !slices.Equal(written, []string{"warren-system", "other"}) {
+		t.Errorf("ConfigMaps of %v were written, want control's own and one: the lease was lost after that", written)
 	}
 }
 
@@ -238,24 +266,14 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 	s := kubeapi.Start(t)
 	store := mesh.NewStore()
 	all := []string{"warren-system", "shop", "other"}
-	b, err := NewBundle(s.Client(), "warren-system", always, store.Snapshot, func() []string { return all })
-	if err != nil {
-		t.Fatal(err)
-	}
+	everywhere := func(cfg *BundleConfig) { cfg.Snapshot, cfg.Namespaces = store.Snapshot, func() []string { return all } }
+	b := newBundle(t, s, everywhere)
 	pod := func(c mesh.Capture) {
 		store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{UID: "x", PodUID: "u", Namespace: "shop", Name: "cart", Capture: c}})
 	}
 	s.Put("v1/configmaps", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: BundleName}, Data: map[string]string{"own": "x"}})
-	publish := func(pem string) {
-		t.Helper()
-		if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte(pem)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	root := func(ns string) string {
-		v, _, _ := unstructured.NestedString(s.Get("v1/configmaps", ns, BundleName), "data", BundleKey)
-		return v
-	}
+	publish := func(pem string) { t.Helper(); publishEverywhere(t, b, ca.Trust{Roots: []byte(pem)}) }
+	root := func(ns string) string { return rootsIn(s, ns) }
 	publish("one")
 	if root("warren-system") != "one" || s.Get("v1/configmaps", "shop", BundleName) != nil {
 		t.Error("not in its own namespace, or in one that is not enrolled")
@@ -286,10 +304,7 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 	if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte("three")}); err == nil {
 		t.Error("published on a server that is away")
 	}
-	idle, err := NewBundle(s.Client(), "warren-system", never, store.Snapshot, func() []string { return all })
-	if err != nil {
-		t.Fatal(err)
-	}
+	idle := newBundle(t, s, func(cfg *BundleConfig) { everywhere(cfg); cfg.Leading = never })
 	if err := idle.PublishTrust(t.Context(), ca.Trust{Roots: []byte("x")}); err != nil {
 		t.Errorf("a replica that does not write has something to complain of: %v", err)
 	}
@@ -297,14 +312,7 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 
 func TestRevocationListsArePublished(t *testing.T) {
 	s := kubeapi.Start(t)
-	publisher := func() *Bundle {
-		b, err := NewBundle(s.Client(), "warren-system", always, mesh.NewStore().Snapshot, func() []string { return nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	b := publisher()
+	b := newBundle(t, s, nil)
 	for _, step := range []struct {
 		name  string
 		fresh bool // after a restart
@@ -318,7 +326,7 @@ func TestRevocationListsArePublished(t *testing.T) {
 		{"removed", false, ca.Trust{Roots: []byte("r2")}, ""},
 	} {
 		if step.fresh {
-			b = publisher()
+			b = newBundle(t, s, nil)
 		}
 		if err := b.PublishTrust(t.Context(), step.trust); err != nil {
 			t.Fatal(err)
@@ -333,10 +341,7 @@ func TestRevocationListsArePublished(t *testing.T) {
 func TestEventsAboutTheSecret(t *testing.T) {
 	s := kubeapi.Start(t)
 	s.Put("v1/secrets", &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "warren-system", Name: SecretName, UID: "secret-uid"}})
-	b, err := NewBundle(s.Client(), "warren-system", always, mesh.NewStore().Snapshot, func() []string { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := newBundle(t, s, nil)
 	tell := func(problem error, want int) {
 		t.Helper()
 		if err := b.PublishProblem(t.Context(), problem); err != nil {
