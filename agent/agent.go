@@ -205,6 +205,7 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	}
 	if install := a.cfg.Install; install.On() {
 		install.Newest = func() bool { return newest(a.cfg.RunDir, ls.cni.Addr().String()) }
+		install.Installed = cni.InstalledGauge(a.registry)
 		g.Go(func() error { return install.Run(ctx) })
 	}
 	return g.Wait()

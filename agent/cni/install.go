@@ -3,16 +3,14 @@
 package cni
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/warren-mesh/warren/mesh/cni"
 )
@@ -25,107 +23,16 @@ type Installer struct {
 	Entry   Entry
 	// Newest says whether no newer agent runs on the node; nil: none ever does.
 	Newest func() bool
-	Log    *slog.Logger
+	// Installed is set to 1 while the plugin is installed, and to 0 while it is not; nil: nobody wants to know.
+	Installed prometheus.Gauge
+	Log       *slog.Logger
 }
 
-const (
-	// quiet lets files that are written together be looked at once.
-	quiet = 20 * time.Millisecond
-	// lookAgain finds what the kernel's notices missed.
-	lookAgain = 5 * time.Second
-	// tug is the pause between repairs from which somebody must be taking the plugin away again and again.
-	tug = time.Second
-)
+// errNoNetwork means that there is nothing yet to chain the plugin to.
+var errNoNetwork = errors.New("no network configuration yet")
 
 // On reports whether anything is to be installed.
 func (i Installer) On() bool { return i.BinDir != "" || i.ConfDir != "" }
-
-// Run installs the plugin, and again whenever it is missing, until ctx ends; then all stays: an agent that restarts
-// must not open a gap. Of two agents of different releases that run side by side for a while both put in what is missing,
-// and only the newest replaces what is there but different: whatever the other one did, the newest's stays.
-func (i Installer) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch CNI directories: %w", err)
-	}
-	defer w.Close()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var p pace
-	var binary fs.FileInfo // as it was last found right
-	for last, soon := "", false; ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.Events:
-			if !soon { // what goes on writing must not put it off
-				soon = true
-				timer.Reset(p.pause())
-			}
-			continue
-		case err := <-w.Errors:
-			i.Log.Warn("watch CNI directories", "err", err)
-			continue
-		case <-timer.C:
-		}
-		err := errors.Join(watch(w, i.BinDir), watch(w, i.ConfDir))
-		newest := i.Newest == nil || i.Newest()
-		now := i.binary()
-		changed, ierr := i.ensure(newest && !unchanged(binary, now), newest)
-		if err = errors.Join(err, ierr); err == nil && newest {
-			binary = i.binary()
-		}
-		switch {
-		case err == nil:
-			last = ""
-		case err.Error() != last:
-			last = err.Error()
-			i.Log.Error("CNI plugin is not installed: new pods are captured only once the agent sees them run", "err", err)
-		}
-		if p.looked(time.Now(), changed || err != nil) && err == nil {
-			i.Log.Error("the CNI plugin is taken away again and again: pods that start meanwhile are captured only once the agent sees them run (an owner that wants its directory for itself, as Cilium does with cni.exclusive, has to be told otherwise)", "dir", i.ConfDir)
-		}
-		soon = false
-		timer.Reset(lookAgain)
-	}
-}
-
-// pace spaces looks at directories that go on changing: an owner that undoes each repair must not be met at the speed of
-// the disk. The zero value looks at once.
-type pace struct {
-	busy  int       // looks in a row, none long after the one before, that found something to do
-	last  time.Time // of these
-	tired bool
-}
-
-func (p *pace) pause() time.Duration {
-	return min(quiet<<min(p.busy, 10), lookAgain)
-}
-
-// looked takes what a look came to, and reports whether it was one too many; once.
-func (p *pace) looked(now time.Time, busy bool) bool {
-	if now.Sub(p.last) > 2*lookAgain {
-		p.busy, p.tired = 0, false
-	}
-	if !busy {
-		return false
-	}
-	p.last = now
-	p.busy++
-	told := p.tired
-	p.tired = p.pause() > tug
-	return p.tired && !told
-}
-
-func watch(w *fsnotify.Watcher, dir string) error {
-	if dir == "" {
-		return nil
-	}
-	if err := w.Add(dir); err != nil { // again and again: the directory may be a new one of the same name
-		return fmt.Errorf("watch %s: %w", dir, err)
-	}
-	return nil
-}
 
 // Install installs the plugin once.
 func (i Installer) Install() error {
@@ -199,11 +106,14 @@ func (i Installer) ensureEntry(replace bool) (changed bool, err error) {
 	if len(files) == 0 {
 		// A list made of a configuration that its owner took away would have pods connected by nobody's word.
 		err = removeFile(filepath.Join(i.ConfDir, ownList))
-		return false, errors.Join(err, fmt.Errorf("no network configuration in %s yet (the cluster's network plugin writes one)", i.ConfDir))
+		return false, errors.Join(err, fmt.Errorf("%w in %s (the cluster's network plugin writes one)", errNoNetwork, i.ConfDir))
 	}
 	primary := files[0]
 	if err := spoken(primary); err != nil {
 		return false, errors.Join(err, withdraw(primary, i.Log))
+	}
+	if err := i.beside(primary); err != nil {
+		return false, err
 	}
 	switch {
 	case filepath.Ext(primary) == ".conflist":
@@ -255,15 +165,7 @@ func (i Installer) ensureOwnList(primary string, entry []byte, replace bool) (bo
 func Remove(binDir, confDir string, log *slog.Logger) error {
 	var errs []error
 	if confDir != "" {
-		errs = append(errs, removeFile(filepath.Join(confDir, ownList)))
-		files, err := configurations(confDir)
-		if !errors.Is(err, fs.ErrNotExist) { // a node without a network has nothing to remove
-			errs = append(errs, err)
-		}
-		for _, f := range files {
-			errs = append(errs, withdraw(f, log))
-		}
-		errs = append(errs, sweep(confDir))
+		errs = append(errs, retract(confDir, log), sweep(confDir))
 	}
 	if binDir != "" {
 		errs = append(errs, sweep(binDir))
@@ -278,6 +180,19 @@ func Remove(binDir, confDir string, log *slog.Logger) error {
 		return fmt.Errorf("remove CNI plugin: %w", err)
 	}
 	return nil
+}
+
+// retract takes the entry out of all of the directory's configurations.
+func retract(confDir string, log *slog.Logger) error {
+	errs := []error{removeFile(filepath.Join(confDir, ownList))}
+	files, err := configurations(confDir)
+	if !errors.Is(err, fs.ErrNotExist) { // a node without a network has nothing of it
+		errs = append(errs, err)
+	}
+	for _, f := range files {
+		errs = append(errs, withdraw(f, log))
+	}
+	return errors.Join(errs...)
 }
 
 // withdraw takes the entry out of a file, where it is a list and has it.

@@ -39,6 +39,9 @@ func newRig(t *testing.T) *rig {
 		}
 	}
 	r.write(r.Plugin, "binary 1")
+	for _, network := range []string{"flannel", "calico", "bridge"} {
+		r.write(r.bin(network), "binary")
+	}
 	return r
 }
 
@@ -50,6 +53,8 @@ func (r *rig) write(path, content string) {
 }
 
 func (r *rig) conf(name string) string { return filepath.Join(r.ConfDir, name) }
+
+func (r *rig) bin(name string) string { return filepath.Join(r.BinDir, name) }
 
 func (r *rig) read(path string) string {
 	b, err := os.ReadFile(path)
@@ -124,8 +129,8 @@ func TestInstallAndRemoveLeaveWhatWas(t *testing.T) {
 	if got := r.read(r.conf("20-other.conflist")); got != other {
 		t.Errorf("not the runtime's, and changed: %s", got)
 	}
-	st, err := os.Stat(filepath.Join(r.BinDir, "warren-cni"))
-	if err != nil || st.Mode().Perm() != 0o755 || r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" {
+	st, err := os.Stat(r.bin("warren-cni"))
+	if err != nil || st.Mode().Perm() != 0o755 || r.read(r.bin("warren-cni")) != "binary 1" {
 		t.Errorf("binary: %v %v", st, err)
 	}
 	if st, _ := os.Stat(r.conf("10-flannel.conflist")); st.Mode().Perm() != 0o640 {
@@ -151,11 +156,11 @@ func TestInstallUpdatesBinaryAndEntry(t *testing.T) {
 	if _, err := r.ensure(false, false); err != nil { // an agent beside another: it repairs, and does not replace
 		t.Fatal(err)
 	}
-	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 1" || strings.Contains(r.read(r.conf("10-flannel.conflist")), "2s") {
+	if r.read(r.bin("warren-cni")) != "binary 1" || strings.Contains(r.read(r.conf("10-flannel.conflist")), "2s") {
 		t.Error("replaced")
 	}
 	r.install()
-	if r.read(filepath.Join(r.BinDir, "warren-cni")) != "binary 2" || !strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`) {
+	if r.read(r.bin("warren-cni")) != "binary 2" || !strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`) {
 		t.Error("not replaced")
 	}
 }
@@ -198,7 +203,7 @@ func TestInstallIsAtomic(t *testing.T) {
 			}
 		})
 	}
-	reader(filepath.Join(r.BinDir, "warren-cni"), func(s string) string {
+	reader(r.bin("warren-cni"), func(s string) string {
 		if !slices.Contains(versions, s) {
 			return "neither version"
 		}
@@ -304,6 +309,7 @@ func TestExchangeLosesNothing(t *testing.T) {
 	r := newRig(t)
 	path := r.conf("10-flannel.conflist")
 	r.write(path, flannel)
+	before := r.files()
 	times := 0
 	_, err := edit(path, func(b []byte) ([]byte, error) {
 		if times++; times == 1 {
@@ -314,7 +320,7 @@ func TestExchangeLosesNothing(t *testing.T) {
 	if err != nil || times != 2 || r.chain("10-flannel.conflist") != "flannel portmap warren-cni" || !strings.Contains(r.read(path), "cbr1") {
 		t.Errorf("%v after %d tries:\n%s", err, times, r.read(path))
 	}
-	if got := r.files(); got != "10-flannel.conflist" {
+	if got := r.files(); got != before {
 		t.Errorf("left behind: %s", got)
 	}
 }
@@ -377,7 +383,7 @@ func TestRemoveSweeps(t *testing.T) {
 	r := newRig(t)
 	before := r.files()
 	r.write(r.conf(".warren-cni-1.tmp"), "half")
-	r.write(filepath.Join(r.BinDir, ".warren-cni-2.tmp"), "half")
+	r.write(r.bin(".warren-cni-2.tmp"), "half")
 	if r.remove(); r.files() != before {
 		t.Errorf("left: %s", r.files())
 	}
@@ -419,7 +425,7 @@ func TestRunKeepsItInstalled(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	chained := func() bool { return r.chain("10-flannel.conflist") == "flannel portmap warren-cni" }
-	installed := func() bool { _, err := os.Stat(filepath.Join(r.BinDir, "warren-cni")); return err == nil }
+	installed := func() bool { _, err := os.Stat(r.bin("warren-cni")); return err == nil }
 	testutil.Eventually(t, 4*time.Second, "the binary is installed before there is a network", installed)
 	started := time.Now()
 	r.write(r.conf("10-flannel.conflist"), flannel)
@@ -436,7 +442,7 @@ func TestRunKeepsItInstalled(t *testing.T) {
 		rewrite()
 		testutil.Eventually(t, 4*time.Second, "chained again", chained)
 	}
-	if err := os.Remove(filepath.Join(r.BinDir, "warren-cni")); err != nil {
+	if err := os.Remove(r.bin("warren-cni")); err != nil {
 		t.Fatal(err)
 	}
 	testutil.Eventually(t, 4*time.Second, "the binary is installed again", installed)
@@ -475,7 +481,7 @@ func TestNewestAgentStays(t *testing.T) {
 			}
 		})
 	}
-	binary := filepath.Join(r.BinDir, "warren-cni")
+	binary := r.bin("warren-cni")
 	newest := func() bool {
 		b, _ := os.ReadFile(binary)
 		return string(b) == "binary 2" && strings.Contains(r.read(r.conf("10-flannel.conflist")), `"deadline":"2s"`)

@@ -49,6 +49,10 @@ func runtimeDirs(t *testing.T, n *Node) {
 			t.Fatal(err)
 		}
 	}
+	// The network's own plugin, by which the agent knows the directory. Nobody runs it: the harness makes the network.
+	if err := os.WriteFile(n.file(cniBin+"/ptp"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(n.file(cniConf+"/10-pods.conflist"), []byte(primaryList), 0o644); err != nil {
 		t.Fatal(err)
 	}
