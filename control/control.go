@@ -35,7 +35,8 @@ type Objects interface {
 
 // Publisher makes the authority's word known. Publishing the same again is cheap.
 type Publisher interface {
-	// PublishTrust puts roots and revocation lists where every node finds them. An error makes control not ready.
+	// PublishTrust puts roots and revocation lists where every node finds them. ca.ErrStale asks for what is read later
+	// than t was; any other error makes control not ready.
 	PublishTrust(ctx context.Context, t ca.Trust) error
 	// PublishProblem tells the operator what is wrong with the authority's files; nil: nothing.
 	PublishProblem(ctx context.Context, problem error) error
@@ -118,14 +119,14 @@ func publish(ctx context.Context, cfg Config, tasks *ready.Ready) error {
 	var trust, problem failure
 	for {
 		changed := cfg.Authority.Changed()
-		err := cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust())
-		if ctx.Err() != nil {
+		err := publishTrust(ctx, cfg)
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
-			tasks.Undo(taskBundle)
-		} else {
+		case err == nil:
 			tasks.Done(taskBundle)
+		case !errors.Is(err, ca.ErrStale): // then what another published stands, which is no reason to stop signing
+			tasks.Undo(taskBundle)
 		}
 		trust.note(cfg.Log, "root bundle not published", err)
 		if err := cfg.Publisher.PublishProblem(ctx, cfg.Authority.Problem()); ctx.Err() == nil {
@@ -138,6 +139,18 @@ func publish(ctx context.Context, cfg Config, tasks *ready.Ready) error {
 		case <-time.After(trust.wait()):
 		}
 	}
+}
+
+// publishTrust publishes what the authority goes by, and has it read its files before where the publisher wants that.
+func publishTrust(ctx context.Context, cfg Config) error {
+	err := cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust())
+	if !errors.Is(err, ca.ErrStale) {
+		return err
+	}
+	if err := cfg.Authority.Rotate(); err != nil {
+		return fmt.Errorf("%w: %w", ca.ErrStale, err)
+	}
+	return cfg.Publisher.PublishTrust(ctx, cfg.Authority.Trust())
 }
 
 // failure is one that may last.

@@ -40,7 +40,7 @@ func runCluster(ctx context.Context, kubeconfig string, authority ca.Config, obj
 		return err
 	}
 	bundle, err := cluster.NewBundle(cluster.BundleConfig{
-		Client: client, Namespace: namespace, Leading: election.Leading, Snapshot: snapshot, Namespaces: source.Namespaces, Log: log,
+		Client: client, Namespace: namespace, Term: election.Term, Snapshot: snapshot, Namespaces: source.Namespaces, Log: log,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ package ca
 import (
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -54,13 +55,15 @@ type Config struct {
 // Authority issues certificates. Safe for concurrent use.
 type Authority struct {
 	cfg     Config
-	looking sync.Mutex // one look at the storage at a time
+	looking sync.Mutex // one look at the storage at a time, from when it is opened: an older one must not end last
 	current atomic.Pointer[material]
 
-	mu      sync.Mutex
-	problem error
-	failed  uint64        // looks at the storage
-	changed chan struct{} // closed when current or problem changes
+	mu        sync.Mutex
+	problem   error
+	failed    uint64        // looks at the storage
+	changed   chan struct{} // closed when current or problem changes
+	looked    time.Time     // when the last look that succeeded began
+	listsRead time.Time     // likewise of the last that could read the revocation lists
 }
 
 // Open loads the authority of cfg.Dir, or makes one where the directory is empty. A directory that is
@@ -96,12 +99,12 @@ func Open(cfg Config) (*Authority, error) {
 }
 
 func (a *Authority) open() error {
+	now := a.cfg.Now()
 	f, err := a.cfg.Storage.Open()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	now := a.cfg.Now()
 	there, err := present(f, RootFile, IssuingFile, BundleFile, cacertsCert, cacertsKey, tlsCert, tlsKey)
 	if err != nil {
 		return err
@@ -139,12 +142,22 @@ type Trust struct {
 	Revoked []byte
 	// KeepRevoked: there are lists that could not be read since the start. What was published before stays.
 	KeepRevoked bool
+	// Read is when the authority's files were read: what was written to them before is in it. ListsRead is the same of
+	// the revocation lists, which stay the last good ones while those in the files can't be used.
+	Read, ListsRead time.Time
 }
+
+// ErrStale is why a publisher does not take a Trust: who published before may have gone by newer files. They are to be
+// read first.
+var ErrStale = errors.New("the authority's files are to be read first")
 
 // Trust returns what is to be trusted now.
 func (a *Authority) Trust() Trust {
-	m := a.current.Load()
-	return Trust{Roots: m.bundle, Revoked: m.crl.pem, KeepRevoked: !m.crl.known}
+	a.mu.Lock()
+	looked, listsRead := a.looked, a.listsRead
+	a.mu.Unlock()
+	m := a.current.Load() // after: it may be newer than they say, never older
+	return Trust{Roots: m.bundle, Revoked: m.crl.pem, KeepRevoked: !m.crl.known, Read: looked, ListsRead: listsRead}
 }
 
 // Problem is what is wrong with the authority's files now, and its operator should see to; nil when all is well.

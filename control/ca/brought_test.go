@@ -371,6 +371,60 @@ func TestRevocationLists(t *testing.T) {
 	}
 }
 
+func TestTrustSaysWhenItWasRead(t *testing.T) {
+	root := (*theirs)(nil).make(t, "their root", nil)
+	o := openWith(t, map[string]string{tlsCert: root.pem(), tlsKey: root.keyPEM(t)})
+	for _, step := range []struct {
+		name        string
+		files       map[string]string
+		read, lists bool
+	}{
+		{"nothing new", nil, true, true},
+		{"a list that can't be used", map[string]string{CRLFile: "x"}, true, false},
+		{"a good one", map[string]string{CRLFile: root.revoke(t, start.Add(1000*time.Hour))}, true, true},
+		{"files that can't be used", map[string]string{BundleFile: "x"}, false, false},
+	} {
+		put(t, o.dir, step.files)
+		before := o.now
+		o.now = o.now.Add(time.Minute)
+		_ = o.Rotate()
+		got := o.Trust()
+		if got.Read.After(before) != step.read || got.ListsRead.After(before) != step.lists {
+			t.Errorf("%s: read at %v, its lists at %v; it is %v", step.name, got.Read, got.ListsRead, o.now)
+		}
+	}
+}
+
+// gate is storage whose files a test holds back.
+type gate struct {
+	Storage
+	opened, pass chan struct{}
+}
+
+func (g gate) Open() (Files, error) {
+	g.opened <- struct{}{}
+	<-g.pass
+	return g.Storage.Open()
+}
+
+// Of two looks at once the one that saw newer files has the last word: they take turns from before the files are opened.
+func TestLooksTakeTurns(t *testing.T) {
+	a := open(t)
+	g := gate{a.cfg.Storage, make(chan struct{}), make(chan struct{})}
+	a.cfg.Storage = g
+	ended := make(chan error)
+	go func() { ended <- a.Rotate() }()
+	<-g.opened
+	if a.looking.TryLock() {
+		t.Error("another look may begin, and end before this one")
+		a.looking.Unlock()
+	}
+	g.pass <- struct{}{}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestExpiryIsAProblemInTime(t *testing.T) {
 	root := (*theirs)(nil).make(t, "their root", nil)
 	o := openWith(t, map[string]string{tlsCert: root.pem(), tlsKey: root.keyPEM(t)})

@@ -17,6 +17,7 @@ type crl struct {
 	lists   *revocation.Lists
 	pem     []byte
 	known   bool // false: there are some, and none of them could be read yet
+	kept    bool // of an earlier look: this one could not read them
 	problem error
 }
 
@@ -28,6 +29,7 @@ func readCRL(f Files, m, last *material, now time.Time) crl {
 		before = last.crl
 	}
 	complain := func(err error) crl {
+		before.kept = true
 		before.problem = fmt.Errorf("%s: %w (the last good one stays in force)", f.Path(CRLFile), err)
 		return before
 	}

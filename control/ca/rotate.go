@@ -28,11 +28,7 @@ func (a *Authority) Run(ctx context.Context) error {
 // Rotate takes up what the operator or other processes wrote, and makes a new intermediate when less than half of the
 // present one's lifetime is left; certificates the former signed stay valid. An error leaves all as it was.
 func (a *Authority) Rotate() error {
-	f, err := a.cfg.Storage.Open()
-	if err == nil {
-		defer f.Close()
-		err = a.take(f, a.cfg.Now())
-	}
+	err := a.look()
 	if err != nil {
 		err = fmt.Errorf("read the authority's files: %w", err)
 		a.mu.Lock()
@@ -43,10 +39,20 @@ func (a *Authority) Rotate() error {
 	return err
 }
 
-// take reads the files and begins to go by them.
-func (a *Authority) take(f Files, now time.Time) error {
+func (a *Authority) look() error {
 	a.looking.Lock()
 	defer a.looking.Unlock()
+	now := a.cfg.Now()
+	f, err := a.cfg.Storage.Open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return a.take(f, now)
+}
+
+// take reads the files, which were opened after now, and begins to go by them. Only one take runs at a time.
+func (a *Authority) take(f Files, now time.Time) error {
 	last := a.current.Load()
 	next, err := a.read(f, now)
 	if err != nil {
@@ -54,15 +60,21 @@ func (a *Authority) take(f Files, now time.Time) error {
 	}
 	next.crl = readCRL(f, next, last, now)
 	a.complain(errors.Join(next.crl.problem, next.soon(now)))
-	if next.same(last) {
-		return nil
+	changed := !next.same(last)
+	if changed {
+		a.announce(last, next)
+		a.current.Store(next)
 	}
-	a.announce(last, next)
-	a.current.Store(next)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	close(a.changed)
-	a.changed = make(chan struct{})
+	a.looked = now
+	if !next.crl.kept {
+		a.listsRead = now
+	}
+	if changed {
+		close(a.changed)
+		a.changed = make(chan struct{})
+	}
 	return nil
 }
 

@@ -38,8 +38,8 @@ type BundleConfig struct {
 	Client *apiserver.Client
 	// Namespace is control's own: nodes read the ConfigMap there.
 	Namespace string
-	// Leading says whether this replica may write.
-	Leading func() bool
+	// Term says whether this replica may write, and since when.
+	Term func() (since time.Time, leads bool)
 	// Snapshot is the mesh as control sees it; nil while the objects are not read yet.
 	Snapshot func() *mesh.Snapshot
 	// Namespaces are all there are.
@@ -59,7 +59,7 @@ type Bundle struct {
 	copies   *copies
 
 	mu      sync.Mutex
-	trust   ca.Trust
+	issue   issue
 	checked time.Time // when the ConfigMap last held it; zero: not that we know
 	told    string    // the problem last published
 }
@@ -79,19 +79,26 @@ func NewBundle(cfg BundleConfig) (*Bundle, error) {
 	return b, nil
 }
 
-// PublishTrust brings the ConfigMap of control's namespace up to date, and has Run follow with the others.
+// PublishTrust brings the ConfigMap of control's namespace up to date, and has Run follow with the others. In each term it
+// begins with what was read in it: the leader before may have published what was written since this replica last looked.
 func (b *Bundle) PublishTrust(ctx context.Context, t ca.Trust) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.cfg.Leading() {
+	since, leads := b.cfg.Term()
+	switch {
+	case !leads:
 		b.retire()
 		return nil
+	case t.Read.Before(since):
+		return ca.ErrStale
+	case t.ListsRead.Before(since): // those in the files can't be used now, and it could use those of before
+		t.Revoked, t.KeepRevoked = nil, true
 	}
-	if !sameTrust(t, b.trust) {
-		b.trust, b.checked = t, time.Time{}
+	if next := (issue{t, since}); !next.same(b.issue) {
+		b.issue, b.checked = next, time.Time{}
 	}
 	if b.cfg.Now().Sub(b.checked) >= trusted {
-		err := b.bring(ctx, b.cfg.Namespace, t, true)
+		err := b.bring(ctx, b.cfg.Namespace, b.issue, true)
 		if errors.Is(err, ErrNotLeading) { // the lease was lost meanwhile: the rest is another's
 			b.retire()
 			return nil
@@ -102,7 +109,7 @@ func (b *Bundle) PublishTrust(ctx context.Context, t ca.Trust) error {
 		}
 		b.checked = b.cfg.Now()
 	}
-	b.copies.spread(t)
+	b.copies.spread(b.issue)
 	return nil
 }
 
@@ -115,12 +122,19 @@ func (b *Bundle) retire() {
 // Run keeps the ConfigMaps of all other namespaces up to date until ctx ends.
 func (b *Bundle) Run(ctx context.Context) error { return b.copies.run(ctx) }
 
-func sameTrust(a, b ca.Trust) bool {
-	return bytes.Equal(a.Roots, b.Roots) && bytes.Equal(a.Revoked, b.Revoked) && a.KeepRevoked == b.KeepRevoked
+// issue is what is published in a term.
+type issue struct {
+	trust ca.Trust
+	term  time.Time // when it began
+}
+
+func (i issue) same(o issue) bool {
+	return i.term.Equal(o.term) && bytes.Equal(i.trust.Roots, o.trust.Roots) &&
+		bytes.Equal(i.trust.Revoked, o.trust.Revoked) && i.trust.KeepRevoked == o.trust.KeepRevoked
 }
 
 // bring has the namespace's ConfigMap hold what is trusted, or be gone where nobody wants it.
-func (b *Bundle) bring(ctx context.Context, ns string, t ca.Trust, want bool) error {
+func (b *Bundle) bring(ctx context.Context, ns string, i issue, want bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	have := &corev1.ConfigMap{}
@@ -129,6 +143,7 @@ func (b *Bundle) bring(ctx context.Context, ns string, t ca.Trust, want bool) er
 	if err != nil && !missing {
 		return err
 	}
+	t := i.trust
 	data := map[string]string{BundleKey: string(t.Roots)}
 	switch kept, ok := have.Data[RevokedKey]; {
 	case t.Revoked != nil:
@@ -136,7 +151,7 @@ func (b *Bundle) bring(ctx context.Context, ns string, t ca.Trust, want bool) er
 	case t.KeepRevoked && ok:
 		data[RevokedKey] = kept
 	}
-	if !b.cfg.Leading() {
+	if since, leads := b.cfg.Term(); !leads || !since.Equal(i.term) {
 		return ErrNotLeading
 	}
 	switch {

@@ -83,7 +83,7 @@ func TestAgainstARealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	bundle, err := NewBundle(BundleConfig{
-		Client: r.Client(), Namespace: "warren-system", Leading: e.Leading,
+		Client: r.Client(), Namespace: "warren-system", Term: e.Term,
 		Snapshot: store.Snapshot, Namespaces: func() []string { return nil }, Log: discard,
 	})
 	if err != nil {

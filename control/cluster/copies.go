@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/retry"
 )
@@ -32,13 +31,13 @@ const (
 // quota, a webhook, an immutable ConfigMap of that name. It is told, tried again later and later, and stops nothing else.
 type copies struct {
 	cfg   BundleConfig
-	bring func(ctx context.Context, ns string, t ca.Trust, want bool) error
+	bring func(ctx context.Context, ns string, i issue, want bool) error
 	wake  chan struct{} // holds one token when there is something new to spread
 
 	mu          sync.Mutex
 	spreading   bool // false: nothing is known to be right, and nothing is written
-	trust       ca.Trust
-	edition     int // of what is spread: grows with every change
+	issue       issue
+	edition     int // of the issue: grows with every change
 	byNamespace map[string]copied
 }
 
@@ -57,18 +56,21 @@ type order struct {
 	want      bool
 }
 
-func newCopies(cfg BundleConfig, bring func(ctx context.Context, ns string, t ca.Trust, want bool) error) *copies {
+func newCopies(cfg BundleConfig, bring func(ctx context.Context, ns string, i issue, want bool) error) *copies {
 	return &copies{cfg: cfg, bring: bring, wake: make(chan struct{}, 1), byNamespace: map[string]copied{}}
 }
 
-// spread has t brought everywhere.
-func (c *copies) spread(t ca.Trust) {
+// spread has an issue brought everywhere.
+func (c *copies) spread(i issue) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.spreading && sameTrust(t, c.trust) {
+	if c.spreading && i.same(c.issue) {
 		return
 	}
-	c.spreading, c.trust, c.edition = true, t, c.edition+1
+	if !i.term.Equal(c.issue.term) {
+		clear(c.byNamespace) // another may have written since
+	}
+	c.spreading, c.issue, c.edition = true, i, c.edition+1
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -99,13 +101,13 @@ func (c *copies) run(ctx context.Context) error {
 // pass carries out what is due, and returns how long there is nothing more. It ends early when there is a newer edition,
 // and when it took so long that other namespaces may need a copy by now.
 func (c *copies) pass(ctx context.Context) time.Duration {
-	trust, edition, orders := c.orders()
+	i, edition, orders := c.orders()
 	end := c.cfg.Now().Add(copiesInterval)
 	for _, o := range orders {
 		if ctx.Err() != nil || !c.current(edition) || c.cfg.Now().After(end) {
 			return 0
 		}
-		err := c.bring(ctx, o.namespace, trust, o.want)
+		err := c.bring(ctx, o.namespace, i, o.want)
 		switch {
 		case errors.Is(err, ErrNotLeading):
 			c.stop()
@@ -133,12 +135,12 @@ func (c *copies) current(edition int) bool {
 
 // orders are what is due, in the order to do it: namespaces where nothing failed come first, of them those that need a
 // copy; of the others whoever has been due longest.
-func (c *copies) orders() (trust ca.Trust, edition int, orders []order) {
+func (c *copies) orders() (i issue, edition int, orders []order) {
 	needed := c.needed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.spreading || needed == nil {
-		return ca.Trust{}, 0, nil
+		return issue{}, 0, nil
 	}
 	maps.DeleteFunc(c.byNamespace, func(ns string, _ copied) bool { _, exists := needed[ns]; return !exists })
 	now := c.cfg.Now()
@@ -156,7 +158,7 @@ func (c *copies) orders() (trust ca.Trust, edition int, orders []order) {
 		}
 		return cmp.Or(compare(x.failures > 0, y.failures > 0), byDue, compare(b.want, a.want), cmp.Compare(a.namespace, b.namespace))
 	})
-	return c.trust, c.edition, orders
+	return c.issue, c.edition, orders
 }
 
 // compare sorts false before true.

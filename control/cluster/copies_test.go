@@ -142,7 +142,7 @@ func TestWhoComesFirst(t *testing.T) {
 	b, _, now := enrolled(t, s, "a-failed-late", "b-failed-early", "c-right", "d-stale", "e-new", "f-waits")
 	namespaces := b.cfg.Namespaces
 	b.copies.cfg.Namespaces = func() []string { return append(namespaces(), "a-left") }
-	b.copies.spread(ca.Trust{Roots: []byte("one")})
+	b.copies.spread(issue{trust: ca.Trust{Roots: []byte("one")}})
 	for ns, c := range map[string]copied{
 		"a-failed-late":  {want: true, edition: 1, failures: 1, due: now.Add(-time.Second)},
 		"b-failed-early": {want: true, edition: 1, failures: 9, due: now.Add(-time.Minute)},

@@ -38,7 +38,13 @@ var ErrNotLeading = errors.New("another replica is the one that writes")
 type Election struct {
 	config leaderelection.LeaderElectionConfig
 	log    *slog.Logger
-	term   atomic.Pointer[context.Context] // of the last time this replica led
+	term   atomic.Pointer[term] // of the last time this replica led
+}
+
+// term is a time in which one replica leads.
+type term struct {
+	ctx   context.Context
+	since time.Time
 }
 
 // NewElection returns an election over a Lease in the namespace. identity has to be this process's alone: the
@@ -62,8 +68,17 @@ func NewElection(client *apiserver.Client, namespace, identity string, log *slog
 
 // Leading reports whether this replica is the one that writes.
 func (e *Election) Leading() bool {
-	term := e.term.Load()
-	return term != nil && (*term).Err() == nil
+	_, leads := e.Term()
+	return leads
+}
+
+// Term reports that too, and since when, without a break.
+func (e *Election) Term() (since time.Time, leads bool) {
+	t := e.term.Load()
+	if t == nil || t.ctx.Err() != nil {
+		return time.Time{}, false
+	}
+	return t.since, true
 }
 
 // Run takes part until ctx ends. While this replica leads, write runs with a context that ends when it no longer
@@ -73,9 +88,9 @@ func (e *Election) Run(ctx context.Context, write func(ctx context.Context)) err
 		ended := make(chan struct{})
 		cfg := e.config
 		cfg.Callbacks = leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(term context.Context) {
+			OnStartedLeading: func(ctx context.Context) {
 				defer close(ended)
-				e.lead(term, write)
+				e.lead(ctx, write)
 			},
 			OnStoppedLeading: func() {}, // lead notices by its context
 		}
@@ -93,11 +108,11 @@ func (e *Election) Run(ctx context.Context, write func(ctx context.Context)) err
 }
 
 // lead is one term.
-func (e *Election) lead(term context.Context, write func(ctx context.Context)) {
-	e.term.Store(&term)
+func (e *Election) lead(ctx context.Context, write func(ctx context.Context)) {
+	e.term.Store(&term{ctx, time.Now()})
 	e.log.Info("this replica writes now")
-	write(term)
-	<-term.Done()
+	write(ctx)
+	<-ctx.Done()
 	e.term.Store(nil)
 	e.log.Info("this replica writes no longer")
 }

@@ -29,7 +29,7 @@ func (b *Bundle) PublishProblem(ctx context.Context, problem error) error {
 		text = problem.Error()
 		e = corev1.Event{Type: corev1.EventTypeWarning, Reason: eventInvalid, Message: text}
 	}
-	if !b.cfg.Leading() || text == b.told {
+	if _, leads := b.cfg.Term(); !leads || text == b.told {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

@@ -27,11 +27,14 @@ import (
 func always() bool { return true }
 func never() bool  { return false }
 
+func leads() (time.Time, bool)   { return time.Time{}, true }
+func follows() (time.Time, bool) { return time.Time{}, false }
+
 // newBundle is a publisher of the leading replica in warren-system, unless change makes it another.
 func newBundle(t *testing.T, s *kubeapi.Server, change func(*BundleConfig)) *Bundle {
 	t.Helper()
 	cfg := BundleConfig{
-		Client: s.Client(), Namespace: "warren-system", Leading: always,
+		Client: s.Client(), Namespace: "warren-system", Term: leads,
 		Snapshot: mesh.NewStore().Snapshot, Namespaces: func() []string { return nil }, Log: discard,
 	}
 	if change != nil {
@@ -64,7 +67,7 @@ func open(t *testing.T, s *kubeapi.Server, leading func() bool) (*ca.Authority, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca.Open(ca.Config{Storage: secret, Log: discard})
+	return ca.Open(ca.Config{Storage: secret, Check: time.Hour, Log: discard}) // it looks when it is told to
 }
 
 func secretKey(t *testing.T, s *kubeapi.Server, key string) []byte {
@@ -220,7 +223,7 @@ func TestALostLeaseStopsTheBundleUnderWay(t *testing.T) {
 	}
 	asked := 0
 	b := newBundle(t, s, func(cfg *BundleConfig) {
-		cfg.Leading = func() bool { asked++; return asked <= 3 } // at the start, and before the first two writes
+		cfg.Term = func() (time.Time, bool) { asked++; return time.Time{}, asked <= 3 } // at the start, and before the first two writes
 		cfg.Snapshot, cfg.Namespaces = store.Snapshot, func() []string { return all }
 	})
 	publishEverywhere(t, b, ca.Trust{Roots: []byte("roots")})
@@ -304,7 +307,7 @@ func TestBundleWhereItIsNeeded(t *testing.T) {
 	if err := b.PublishTrust(t.Context(), ca.Trust{Roots: []byte("three")}); err == nil {
 		t.Error("published on a server that is away")
 	}
-	idle := newBundle(t, s, func(cfg *BundleConfig) { everywhere(cfg); cfg.Leading = never })
+	idle := newBundle(t, s, func(cfg *BundleConfig) { everywhere(cfg); cfg.Term = follows })
 	if err := idle.PublishTrust(t.Context(), ca.Trust{Roots: []byte("x")}); err != nil {
 		t.Errorf("a replica that does not write has something to complain of: %v", err)
 	}
@@ -389,11 +392,15 @@ func TestOneReplicaWrites(t *testing.T) {
 	eventually(t, "a leads", a.Leading)
 	b, _, stopB := replica(t, s, "b")
 	defer stopB()
+	ends := time.Now()
 	stopA()
 	if a.Leading() {
 		t.Error("a leads after its end")
 	}
 	eventually(t, "b follows", b.Leading)
+	if since, leads := b.Term(); !leads || since.Before(ends) {
+		t.Errorf("b's term began at %v, a's ended after %v", since, ends)
+	}
 }
 
 func TestALostLeaseStopsTheWritersOnly(t *testing.T) {
