@@ -138,6 +138,32 @@ func TestOnlyTheBrokerHasPrivileges(t *testing.T) {
 	}
 }
 
+// TestCNIDirectoriesAreTheHosts: a wrong path is to be told by the kubelet, and must not keep Warren from being removed.
+func TestCNIDirectoriesAreTheHosts(t *testing.T) {
+	stream := render(t, map[string]any{"node": map[string]any{"cniBinDir": "/else/bin", "cniConfDir": "/else/net.d"}})["02-warren.yaml"]
+	got := map[string]corev1.HostPathType{}
+	note := func(pod string, volumes []corev1.Volume) {
+		for _, v := range volumes {
+			if v.HostPath != nil && strings.HasPrefix(v.HostPath.Path, "/else/") {
+				got[pod+" "+v.HostPath.Path] = *v.HostPath.Type
+			}
+		}
+	}
+	for _, d := range objects[appsv1.DaemonSet](t, stream, "DaemonSet") {
+		note(d.Name, d.Spec.Template.Spec.Volumes)
+	}
+	for _, p := range objects[corev1.PodTemplate](t, stream, "PodTemplate") {
+		note(p.Name, p.Template.Spec.Volumes)
+	}
+	want := map[string]corev1.HostPathType{
+		"warren-node /else/bin": corev1.HostPathDirectory, "warren-node /else/net.d": corev1.HostPathDirectory,
+		"warren-remove /else/bin": corev1.HostPathDirectoryOrCreate, "warren-remove /else/net.d": corev1.HostPathDirectoryOrCreate,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
 func TestRBACHasNoWildcards(t *testing.T) {
 	stream := render(t, nil)["02-warren.yaml"]
 	for _, r := range objects[rbacv1.ClusterRole](t, stream, "ClusterRole") {

@@ -44,6 +44,7 @@ appArmorProfile: {type: Unconfined} # the runtime's profile forbids to look at o
 - {name: bpffs, hostPath: {path: {{ .Values.node.bpffs }}, type: Directory}}
 {{- end }}
 
+{{/* For what takes everything off a node: it has to start where a directory is missing, too. */}}
 {{- define "warren.cniVolumes" -}}
 - {name: cni-bin, hostPath: {path: {{ .Values.node.cniBinDir }}, type: DirectoryOrCreate}}
 - {name: cni-conf, hostPath: {path: {{ .Values.node.cniConfDir }}, type: DirectoryOrCreate}}
