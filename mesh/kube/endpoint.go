@@ -47,7 +47,9 @@ func (t *Translator) podEndpoints(p *pod) map[mesh.Name]mesh.EndpointPorts {
 				out[s.service] = mesh.EndpointPorts{}
 			}
 			for k, v := range portsOf(svc, s) {
-				out[s.service][k] = v
+				if old, ok := out[s.service][k]; !ok || v < old { // slices that differ come in no order
+					out[s.service][k] = v
+				}
 			}
 		}
 	}
