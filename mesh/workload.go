@@ -17,7 +17,7 @@ const (
 	// Captured: the pod's own node published that it is captured. HBONE only.
 	Captured
 	// ReadyBeforeEnrolled: enrolled, nothing published yet, and this agent itself saw the pod Ready before
-	// it saw it enrolled. Plaintext until its node captured it.
+	// it saw it enrolled. Plaintext until its node captured it, and never again after that.
 	ReadyBeforeEnrolled
 	// Pending: enrolled otherwise: nothing published, pending or failed. Not chosen while another endpoint can be.
 	Pending

@@ -11,12 +11,22 @@ import (
 // history is what this process itself saw of one pod. It starts empty with the process and the pod's uid,
 // so nothing the initial list shows at once counts as "seen before".
 type history struct {
-	readyOutside bool // was Ready while it was not enrolled
+	readyOutside bool // was Ready while it was not enrolled, and not captured since
 	enrolledSeen bool // was enrolled when last looked at
 	ranFirst     bool // already ran when it was first seen enrolled
 	ranUncaught  bool // ran while nobody had reported it captured
 	capturedAt   time.Time
 	capturedRan  bool // ranUncaught when it was first reported captured
+}
+
+// follow takes over what was seen of the pod while its object was old. Once it was captured others have reached it by
+// HBONE: whoever takes the annotation away, by mistake or not, must not thereby have them send plaintext. That holds too
+// when both words come in one batch, and only the last is looked at.
+func (p *pod) follow(old *pod) {
+	p.history = old.history
+	if old.published == CapturedTrue {
+		p.readyOutside = false
+	}
 }
 
 // observe notes what is to be seen of the pod now.

@@ -151,7 +151,7 @@ func (t *Translator) putPod(k Key, o *corev1.Pod) (errs, partial field.ErrorList
 		t.deletePod(k)
 		return nil, nil
 	case old != nil:
-		p.history = old.history
+		p.follow(old)
 		t.unindexPod(old)
 	}
 	t.pods[p.name] = p

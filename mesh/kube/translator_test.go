@@ -217,6 +217,20 @@ func TestCaptureRules(t *testing.T) {
 			{[]runtime.Object{webPod(notReady)}, mesh.ReadyBeforeEnrolled, ""},
 			{[]runtime.Object{webPod(published("NoNetns"))}, mesh.Pending, "NoNetns"},
 			{[]runtime.Object{webPod(published("true"))}, mesh.Captured, ""},
+			{[]runtime.Object{webPod()}, mesh.Pending, ""}, // somebody took the annotation away
+			{[]runtime.Object{webPod(published(OptedOut))}, mesh.Pending, ""},
+			{[]runtime.Object{webPod(published("true"))}, mesh.Captured, ""},
+		}},
+		{"c: captured and not, in one step", []runtime.Object{out, webPod()}, mesh.Outside, []step{
+			{[]runtime.Object{enrolledShop}, mesh.ReadyBeforeEnrolled, ""},
+			{[]runtime.Object{webPod(published("true")), webPod()}, mesh.Pending, ""},
+		}},
+		{"c: captured, taken out, and enrolled again", []runtime.Object{out, webPod()}, mesh.Outside, []step{
+			{[]runtime.Object{enrolledShop, webPod(published("true"))}, mesh.Captured, ""},
+			{[]runtime.Object{out}, mesh.Captured, ""},
+			{[]runtime.Object{enrolledShop, webPod()}, mesh.Pending, ""}, // its node's last word was that it is captured
+			{[]runtime.Object{out}, mesh.Outside, NotEnrolled},
+			{[]runtime.Object{enrolledShop}, mesh.ReadyBeforeEnrolled, ""}, // it was seen outside
 		}},
 		{"c: a word that it was left alone is nothing published", []runtime.Object{out, webPod(published(NotEnrolled))}, mesh.Outside, []step{
 			{[]runtime.Object{enrolledShop}, mesh.ReadyBeforeEnrolled, ""},
