@@ -21,6 +21,7 @@ import (
 
 	"github.com/warren-mesh/warren/control/ca"
 	"github.com/warren-mesh/warren/mesh"
+	"github.com/warren-mesh/warren/mesh/kube/apiserver"
 	"github.com/warren-mesh/warren/tests/kubeapi"
 )
 
@@ -361,13 +362,13 @@ func TestEventsAboutTheSecret(t *testing.T) {
 }
 
 // replica stands for election until stopped.
-func replica(t *testing.T, s *kubeapi.Server, name string) (e *Election, terms *atomic.Int32, stop func()) {
+func replica(t *testing.T, s interface{ Client() *apiserver.Client }, name string) (e *Election, terms *atomic.Int32, stop func()) {
 	t.Helper()
 	e, err := NewElection(s.Client(), "warren-system", name, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.config.LeaseDuration, e.config.RenewDeadline, e.config.RetryPeriod = 1500*time.Millisecond, 600*time.Millisecond, 100*time.Millisecond
+	e.pace(1500*time.Millisecond, 600*time.Millisecond, 100*time.Millisecond)
 	terms = new(atomic.Int32)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
