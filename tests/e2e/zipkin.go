@@ -21,6 +21,9 @@ import (
 func (m *Mesh) startZipkin(t *testing.T) {
 	t.Helper()
 	jar, java := zipkinFiles(t)
+	if strings.HasPrefix(jar, "/tmp/") || strings.HasPrefix(jar, "/run/") {
+		t.Fatalf("start Zipkin: nodes have a /tmp and a /run of their own, and don't see %s: set XDG_CACHE_HOME elsewhere", jar)
+	}
 	const namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: observability}\n"
 	var mounts, volumes strings.Builder
 	settings, _ := filepath.Glob("/etc/java-*")
