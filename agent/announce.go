@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -128,8 +129,8 @@ func (a *Agent) settle() map[string]*sandbox {
 			if w.late && a.standing(w.request.Pod.Namespace) == cni.NamespaceOutside {
 				a.tell(w, cni.Reply{Result: cni.Outside, Reason: "NoObjectYet"})
 			}
-		case !t.pod.Enrolled && t.pod.Reason == kube.NamespaceUnknown:
-			w.cause = fmt.Sprintf("namespace %s has not reached the agent (does the API server answer it?)", t.pod.Namespace)
+		case !t.pod.Enrolled && kube.Undecided(t.pod.Reason):
+			w.cause = a.undecided(t.pod)
 		case !t.pod.Enrolled:
 			a.tell(w, cni.Reply{Result: cni.Outside, Reason: t.pod.Reason})
 		case w.sandbox == nil && t.holds(w):
@@ -173,6 +174,22 @@ func (a *Agent) notYet(t *tracked) string {
 		return "the broker found another network namespace to be the pod's than the one handed over (see the broker's log)"
 	}
 	return "the broker says: " + t.kernel.Reason
+}
+
+// undecided is why nobody can tell whether a pod belongs to the mesh.
+func (a *Agent) undecided(p kube.LocalPod) string {
+	if p.Reason == kube.NamespaceUnknown {
+		return fmt.Sprintf("namespace %s has not reached the agent (does the API server answer it?)", p.Namespace)
+	}
+	why := "whether it is in the mesh can't be read"
+	pod := kube.Key{Kind: "Pod", Namespace: p.Namespace, Name: p.Name}.String()
+	namespace := kube.Key{Kind: "Namespace", Name: p.Namespace}.String()
+	for _, o := range a.source.Problems() {
+		if o.Object == namespace || o.Object == pod && strings.Contains(o.Field, kube.KeyMesh) {
+			return why + ": " + o.Error()
+		}
+	}
+	return why
 }
 
 func (a *Agent) noObject(p cni.Pod) string {

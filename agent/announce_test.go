@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -246,9 +247,13 @@ func TestAnnouncedPodWaitsForItsObject(t *testing.T) {
 }
 
 func TestWhatIsAnsweredInstead(t *testing.T) {
-	unenrolled, unsaid, otherUID := newPod, newPod, newPod
+	unenrolled, unsaid, wrong, otherUID := newPod, newPod, newPod, newPod
 	unenrolled.Enrolled, unenrolled.Reason = false, kube.OptedOut
 	unsaid.Enrolled, unsaid.Reason = false, kube.NamespaceUnknown
+	wrong.Enrolled, wrong.Reason = false, kube.EnrolmentUnreadable
+	problem := func(object string) []kube.Problem {
+		return []kube.Problem{{Object: object, Field: "metadata.labels[warren.dev/mesh]", Err: errors.New("no such value"), Partial: true}}
+	}
 	otherUID.UID = "u8"
 	outside := announcement()
 	outside.Pod.Namespace = "outside"
@@ -257,6 +262,7 @@ func TestWhatIsAnsweredInstead(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		pods   []kube.LocalPod
+		wrong  []kube.Problem
 		ask    cni.Request
 		answer func(broker.Capture, uint64) *broker.State
 		within time.Duration
@@ -265,6 +271,10 @@ func TestWhatIsAnsweredInstead(t *testing.T) {
 	}{
 		{name: "outside", pods: []kube.LocalPod{unenrolled}, want: cni.Outside, text: "OptedOut"},
 		{name: "its namespace is not here", pods: []kube.LocalPod{unsaid}, want: cni.Failed, text: "namespace shop has not reached the agent"},
+		{name: "its word is none", pods: []kube.LocalPod{wrong}, wrong: problem("Pod shop/db-0"), want: cni.Failed,
+			text: "whether it is in the mesh can't be read: Pod shop/db-0: no such value"},
+		{name: "its namespace's is none", pods: []kube.LocalPod{wrong}, wrong: problem("Namespace shop"), want: cni.Failed,
+			text: "whether it is in the mesh can't be read: Namespace shop: no such value"},
 		{name: "no object", want: cni.Failed, text: "its Pod object has not reached the agent"},
 		{name: "no object, and the namespace is outside", ask: outside, within: 10 * time.Second, want: cni.Outside, text: "NoObjectYet"},
 		{name: "an object of another uid", pods: []kube.LocalPod{otherUID}, want: cni.Failed, text: "has uid u8, the runtime says u9"},
@@ -279,6 +289,9 @@ func TestWhatIsAnsweredInstead(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, stop := newRig(t, "", test.pods...)
+			r.src.mu.Lock()
+			r.src.problems = test.wrong
+			r.src.mu.Unlock()
 			if test.answer != nil {
 				r.mu.Lock()
 				r.answer = test.answer

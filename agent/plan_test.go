@@ -160,6 +160,30 @@ func TestPlanTellsWhyAPodIsLeftAlone(t *testing.T) {
 	}
 }
 
+// Nobody can tell whether it belongs to the mesh: what was said of it stays said.
+func TestPlanKeepsTheWordOfAPodNobodyCanTellOf(t *testing.T) {
+	for _, word := range []string{kube.NamespaceUnknown, kube.EnrolmentUnreadable} {
+		for _, said := range []string{captured, "", kube.OptedOut} {
+			p := enrolledPod()
+			p.Enrolled, p.Reason = false, word
+			steps, _ := plan(map[string]*tracked{"u1": {pod: p, exists: true, published: said}}, t0, drain)
+			if len(steps) != 0 {
+				t.Errorf("%s, published %q: %v", word, said, words(steps))
+			}
+		}
+		p := enrolledPod()
+		tr := &tracked{pod: p, exists: true, kernel: &broker.State{Captured: true}}
+		pods := map[string]*tracked{"u1": tr}
+		plan(pods, t0, drain)
+		tr.pod.Enrolled, tr.pod.Reason = false, kube.OptedOut
+		plan(pods, t0, drain)
+		tr.pod.Reason = word
+		if steps, _ := plan(pods, t0, drain); len(steps) != 1 || words(steps)[0] != "agent.publish u1 " {
+			t.Errorf("%s while it is released: %v", word, words(steps))
+		}
+	}
+}
+
 func TestPlanWithdrawsAStaleCapturedAfterARestart(t *testing.T) {
 	p := enrolledPod()
 	p.Enrolled, p.Reason = false, kube.NotEnrolled

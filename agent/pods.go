@@ -61,6 +61,8 @@ func (t *tracked) status() string {
 		return ""
 	case !t.wanted() && !t.drainUntil.IsZero():
 		return releasing
+	case !t.pod.Enrolled && kube.Undecided(t.pod.Reason):
+		return t.pod.Reason
 	case !t.pod.Enrolled:
 		return unenrolledWord(t.pod.Reason)
 	case t.kernel == nil:
@@ -76,10 +78,10 @@ func (t *tracked) status() string {
 }
 
 // publication is what the rest of the mesh is told. Waiting is not news: a pod that was captured stays so
-// while agent, broker or ztunnel restart, and one that was not yet stays unsaid.
+// while agent, broker or ztunnel restart, and one that was not yet stays unsaid. So does one of which nobody can tell.
 func (t *tracked) publication() string {
 	switch s := t.status(); s {
-	case pendingBroker, pendingZtunnel:
+	case pendingBroker, pendingZtunnel, kube.NamespaceUnknown, kube.EnrolmentUnreadable:
 		return t.published
 	case releasing:
 		return unenrolledWord(t.pod.Reason)
@@ -91,7 +93,7 @@ func (t *tracked) publication() string {
 // unenrolledWord keeps the words a user asks about: why a pod that could be meant to be in the mesh is not.
 // That a pod simply isn't enrolled shows from its objects, and saying so would mean a write per pod.
 func unenrolledWord(word string) string {
-	if word == kube.NotEnrolled || word == kube.ExcludedNamespace || word == kube.NamespaceUnknown {
+	if word == kube.NotEnrolled || word == kube.ExcludedNamespace || kube.Undecided(word) {
 		return ""
 	}
 	return word

@@ -66,7 +66,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 // can't be read has no last good state of it, and one that starts without the API server knows of no pod younger than
 // its snapshot. Neither must have such pods' capture ended for that.
 func (a *Agent) look() (complete bool, changed <-chan struct{}) {
-	complete = !a.stale() && !unsure(a.source.Problems()) // first: both go together with the coming of the pods
+	complete = !a.stale() && !unsure(a.source.Problems(), a.cfg.Node) // first: both go together with the coming of the pods
 	a.complete = a.complete || complete
 	pods, changed := a.source.LocalPods()
 	a.observe(pods)
@@ -79,11 +79,12 @@ func (a *Agent) stale() bool {
 	return ok && r.Status().Stale
 }
 
-// unsure reports whether an object that decides about capture could not be read.
-func unsure(problems []kube.Problem) bool {
+// unsure reports whether there may be a pod of the node that could not be read. A word about enrolment that is wrong
+// hides none: the pods it is about are there, and stay as they were.
+func unsure(problems []kube.Problem, node string) bool {
 	return slices.ContainsFunc(problems, func(p kube.Problem) bool {
 		kind, _, _ := strings.Cut(p.Object, " ")
-		return !p.Partial && (kind == "" || kind == "Pod" || kind == "Namespace")
+		return !p.Partial && (kind == "" || kind == "Pod" && (p.Node == "" || p.Node == node))
 	})
 }
 

@@ -8,12 +8,17 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/warren-mesh/warren/mesh"
 	"github.com/warren-mesh/warren/mesh/broker"
@@ -154,15 +159,52 @@ func TestStaleObjectsEndNoCapture(t *testing.T) {
 }
 
 func TestUnsure(t *testing.T) {
-	for object, want := range map[string]bool{
-		"": true, "Pod shop/db": true, "Namespace shop": true, "PodDisruptionBudget shop/db": false, "Service shop/db": false,
+	for _, tt := range []struct {
+		object, node string
+		want         bool
+	}{
+		{"", "", true}, {"Pod shop/db", "n", true}, {"Pod shop/db", "", true}, {"Pod shop/db", "elsewhere", false},
+		{"Namespace shop", "", false}, {"PodDisruptionBudget shop/db", "", false}, {"Service shop/db", "", false},
 	} {
-		if got := unsure([]kube.Problem{{Object: object}}); got != want {
-			t.Errorf("%q: %v", object, got)
+		p := kube.Problem{Object: tt.object, Node: tt.node}
+		if got := unsure([]kube.Problem{p}, "n"); got != tt.want {
+			t.Errorf("%q on %q: %v", tt.object, tt.node, got)
 		}
-		if unsure([]kube.Problem{{Object: object, Partial: true}}) {
-			t.Errorf("%q: a wrong field of a known object", object)
+		p.Partial = true
+		if unsure([]kube.Problem{p}, "n") {
+			t.Errorf("%q: a wrong field of a known object", tt.object)
 		}
+	}
+}
+
+// A word about enrolment that is wrong anywhere holds up no agent that starts: the pods it is about are known.
+func TestUnreadableEnrolmentHoldsUpNothing(t *testing.T) {
+	tr := kube.NewTranslator(kube.Config{Node: "n"})
+	wrong := map[string]string{kube.KeyMesh: "true"}
+	object := func(name string, captured string, labels map[string]string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), Labels: labels, Annotations: map[string]string{kube.KeyCaptured: captured}},
+			Spec:       corev1.PodSpec{NodeName: "n"},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"},
+		}
+	}
+	var evs []kube.Event
+	for _, o := range []runtime.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: wrong}},
+		object("captured", kube.CapturedTrue, nil), object("wrong", kube.CapturedTrue, wrong), object("new", "", wrong), object("outside", "", nil),
+	} {
+		evs = append(evs, kube.Event{Object: o})
+	}
+	tr.Apply(evs)
+	r, _ := newRigOver(t, "", &objects{pods: tr.Synced().LocalPods, problems: tr.Problems(), changed: make(chan struct{})})
+	testutil.Eventually(t, 10*time.Second, "the list is complete", r.synced)
+	updates, _, deleted := r.told()
+	var named []string
+	for _, u := range updates {
+		named = append(named, u.UID)
+	}
+	if slices.Sort(named); !slices.Equal(named, []string{"captured", "wrong"}) || len(deleted) > 0 {
+		t.Errorf("the broker was told to hold %v and to let go of %v", named, deleted)
 	}
 }
 

@@ -40,12 +40,19 @@ const (
 	NotEnrolled = "NotEnrolled"
 	// NamespaceUnknown: the pod's namespace has not been seen yet, so nobody can tell.
 	NamespaceUnknown = "NamespaceUnknown"
+	// EnrolmentUnreadable: the pod's own word, or its namespace's, is none, so nobody can tell.
+	EnrolmentUnreadable = "EnrolmentUnreadable"
 )
+
+// Undecided reports whether nobody can tell now if a pod that is not enrolled for this reason belongs to the mesh.
+func Undecided(reason string) bool {
+	return reason == NamespaceUnknown || reason == EnrolmentUnreadable
+}
 
 // leftAlone reports whether a published word says no more than that the pod was not enrolled.
 func leftAlone(word string) bool {
 	switch word {
-	case "", HostNetwork, ExcludedNamespace, InjectedSidecar, OptedOut, NotEnrolled, NamespaceUnknown:
+	case "", HostNetwork, ExcludedNamespace, InjectedSidecar, OptedOut, NotEnrolled, NamespaceUnknown, EnrolmentUnreadable:
 		return true
 	}
 	return false
@@ -58,9 +65,11 @@ const (
 	unsaid choice = iota
 	in
 	out
+	unreadable
 )
 
-// choiceOf reads an object's own word: warren.dev before istio.io, label before annotation.
+// choiceOf reads an object's own word: warren.dev before istio.io, label before annotation. One that is wrong anywhere is
+// unreadable.
 func choiceOf(m *metav1.ObjectMeta) (choice, field.ErrorList) {
 	var errs field.ErrorList
 	result := unsaid
@@ -92,19 +101,23 @@ func choiceOf(m *metav1.ObjectMeta) (choice, field.ErrorList) {
 			say(out)
 		}
 	}
-	return result, errs
+	if len(errs) > 0 {
+		return unreadable, errs
+	}
+	return result, nil
 }
 
 // Enrols reads what an object says of enrolment by itself: in, or out; both false when it says nothing that can be read.
 func Enrols(m *metav1.ObjectMeta) (yes, no bool) {
-	c, errs := choiceOf(m)
-	return len(errs) == 0 && c == in, len(errs) == 0 && c == out
+	c, _ := choiceOf(m)
+	return c == in, c == out
 }
 
 // enrolled decides whether a pod belongs to the mesh, and if not, by which word. What can never be captured
 // comes first; then the pod's own word; then its namespace's.
 func (t *Translator) enrolled(p *pod) (bool, string) {
 	ns, known := t.namespaces[p.name.Namespace]
+	known = known || t.cfg.ImplicitNamespaces
 	switch {
 	case p.hostNetwork:
 		return false, HostNetwork
@@ -114,10 +127,23 @@ func (t *Translator) enrolled(p *pod) (bool, string) {
 		return false, InjectedSidecar
 	case p.choice == out:
 		return false, OptedOut
-	case p.choice == in || known && ns == in:
+	case p.choice == in:
 		return true, ""
-	case !known && !t.cfg.ImplicitNamespaces:
-		return false, NamespaceUnknown
+	case p.choice == unsaid && !known:
+		return undecided(!leftAlone(p.published), NamespaceUnknown)
+	case p.choice == unreadable, ns == unreadable:
+		return undecided(!leftAlone(p.published) || p.enrolledSeen, EnrolmentUnreadable)
+	case ns == in:
+		return true, ""
 	}
 	return false, NotEnrolled
+}
+
+// undecided is for a pod of which nobody can tell now: it stays in the mesh if it was there, by its node's word or as this
+// process saw it. A wrong word must neither let go of a pod nor take in another.
+func undecided(was bool, why string) (bool, string) {
+	if was {
+		return true, ""
+	}
+	return false, why
 }

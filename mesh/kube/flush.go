@@ -135,7 +135,7 @@ func (t *Translator) flushPod(b *batch, n mesh.Name) {
 		return
 	}
 	enrolled, why := t.enrolled(p)
-	if why != NamespaceUnknown {
+	if !Undecided(why) {
 		p.observe(p, enrolled, t.cfg.Now())
 	}
 	t.putWorkload(b, t.workload(uid, p, enrolled, why))

@@ -54,7 +54,7 @@ func (p *pod) capture(enrolled bool, why string) (mesh.Capture, string) {
 	switch {
 	case p.published == CapturedTrue && !p.hostNetwork:
 		return mesh.Captured, ""
-	case !enrolled && why == NamespaceUnknown:
+	case !enrolled && Undecided(why):
 		return mesh.Pending, why
 	case !enrolled:
 		return mesh.Outside, why

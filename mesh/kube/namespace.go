@@ -13,12 +13,23 @@ func (t *Translator) putNamespace(k Key, n *corev1.Namespace) (errs, partial fie
 	if len(errs) > 0 {
 		return errs, nil
 	}
-	if old, ok := t.namespaces[k.Name]; !ok || old != c {
-		t.namespaces[k.Name] = c
-		t.dirtyNamespaces = true
-		t.touchNamespace(k.Name)
-	}
+	t.setNamespace(k.Name, c)
 	return nil, nil
+}
+
+// refuseNamespace takes note of a namespace whose enrolment can't be read, where there is no last good one.
+func (t *Translator) refuseNamespace(k Key) {
+	if _, ok := t.namespaces[k.Name]; !ok && k.Name != "" {
+		t.setNamespace(k.Name, unreadable)
+	}
+}
+
+func (t *Translator) setNamespace(name string, c choice) {
+	if old, ok := t.namespaces[name]; !ok || old != c {
+		t.namespaces[name] = c
+		t.dirtyNamespaces = true
+		t.touchNamespace(name)
+	}
 }
 
 func (t *Translator) deleteNamespace(k Key) {

@@ -67,11 +67,11 @@ func podFrom(o *corev1.Pod) (p *pod, errs, partial field.ErrorList) {
 	p.draining = ready && o.DeletionTimestamp != nil
 	p.running = ready || o.Status.Phase == corev1.PodRunning
 	var more field.ErrorList
-	p.choice, more = choiceOf(&o.ObjectMeta)
-	errs = append(errs, more...)
+	p.choice, partial = choiceOf(&o.ObjectMeta)
 	p.addresses, more = podAddresses(status, &o.Status)
 	errs = append(errs, more...)
-	p.except, partial = podExcept(meta.Child("annotations").Key(KeyExcept), o.Annotations[KeyExcept])
+	p.except, more = podExcept(meta.Child("annotations").Key(KeyExcept), o.Annotations[KeyExcept])
+	partial = append(partial, more...)
 	if len(errs) > 0 {
 		return nil, errs, nil
 	}
@@ -152,6 +152,9 @@ func (t *Translator) putPod(k Key, o *corev1.Pod) (errs, partial field.ErrorList
 		return nil, nil
 	case old != nil:
 		p.follow(old)
+		if p.choice == unreadable {
+			p.choice = old.choice
+		}
 		t.unindexPod(old)
 	}
 	t.pods[p.name] = p

@@ -16,6 +16,8 @@ type Problem struct {
 	Err   error
 	// Partial: only this field is not applied, the rest of the object is.
 	Partial bool
+	// Node is where a refused Pod is scheduled; "" when that can't be told, and for other kinds.
+	Node string
 	// InForce says what holds instead of the object, where that is not the last good one; see Translator.StandIns.
 	InForce string
 }

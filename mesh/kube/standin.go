@@ -8,6 +8,7 @@ import (
 	securityv1beta1 "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 	istiosecurity "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -18,9 +19,11 @@ import (
 
 // standIn closes what a refused policy may have been meant to close, where there is no last good one: not every process
 // has one, and none after a restart. An ALLOW allows nothing, a DENY denies all, a PeerAuthentication is STRICT, each
-// for the pods it selects; with a selector that can't be read, for its namespace.
+// for the pods it selects; with a selector that can't be read, for its namespace. A namespace leaves its pods as they are.
 func (t *Translator) standIn(k Key, o runtime.Object) {
 	switch o := o.(type) {
+	case *corev1.Namespace:
+		t.refuseNamespace(k)
 	case *istiosecurity.AuthorizationPolicy:
 		if old := t.authz[k.meshName()]; old == nil || old.standIn {
 			t.setAuthz(k.meshName(), authzStandIn(o, t.cfg.RootNamespace))
@@ -34,7 +37,7 @@ func (t *Translator) standIn(k Key, o runtime.Object) {
 	}
 }
 
-// StandIns completes the problems of policies that something stands in for.
+// StandIns completes the problems of objects that something stands in for.
 func (t *Translator) StandIns(ps []Problem) {
 	for i, p := range ps {
 		k, ok := ParseKey(p.Object)
@@ -43,6 +46,8 @@ func (t *Translator) StandIns(ps []Problem) {
 		}
 		a, pa := t.authz[k.meshName()], t.peerAuths[k.Namespace][k.Name]
 		switch {
+		case k.Kind == "Namespace" && t.namespaces[k.Name] == unreadable:
+			ps[i].InForce = "until it is corrected its pods are left as they were, and new ones do not start"
 		case k.Kind == "AuthorizationPolicy" && a != nil && a.standIn && a.policy != nil && a.policy.Action == mesh.Allow:
 			ps[i].InForce = "until it is corrected it allows nothing to the pods it selects"
 		case k.Kind == "AuthorizationPolicy" && a != nil && a.standIn && a.policy != nil:
@@ -88,13 +93,16 @@ func readableSelector(s *typev1beta1.WorkloadSelector) map[string]string {
 	return labels
 }
 
-// Remnant is what can be read of a policy that can't be read as a whole: its name, its age, what it does and to whom. j is
-// the object's JSON. nil for other kinds.
+// Remnant is what can be read of a policy that can't be read as a whole: its name, its age, what it does and to whom; of a
+// namespace its name. j is the object's JSON. nil for other kinds.
 func Remnant(k Key, j []byte) runtime.Object {
 	var o struct{ Metadata, Spec map[string]json.RawMessage }
 	_ = json.Unmarshal(j, &o) // what is not there is not there
 	m := metav1.ObjectMeta{Namespace: k.Namespace, Name: k.Name}
 	_ = json.Unmarshal(o.Metadata["creationTimestamp"], &m.CreationTimestamp)
+	if k.Kind == "Namespace" {
+		return &corev1.Namespace{ObjectMeta: m}
+	}
 	if k.Kind == "MeshConfig" {
 		_ = json.Unmarshal(o.Metadata["generation"], &m.Generation)
 		return meshConfigRemnant(m, j)

@@ -13,7 +13,7 @@ type Namespaces struct {
 	Enrolled []string
 	// Excluded are never captured.
 	Excluded []string
-	// Outside are the others that exist.
+	// Outside are the others that exist, apart from those whose enrolment can't be read.
 	Outside []string
 }
 
@@ -41,6 +41,7 @@ func (t *Translator) standing() *Namespaces {
 		case slices.Contains(t.cfg.ExcludedNamespaces, n):
 		case t.namespaces[n] == in || len(t.optedIn[n]) > 0:
 			out.Enrolled = append(out.Enrolled, n)
+		case t.namespaces[n] == unreadable:
 		default:
 			out.Outside = append(out.Outside, n)
 		}

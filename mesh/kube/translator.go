@@ -137,6 +137,11 @@ func (t *Translator) Apply(events []Event) Result {
 			}
 		}
 		if ps := append(problems(k, ev.Source, errs, false), problems(k, ev.Source, partial, true)...); len(ps) > 0 {
+			if p, ok := ev.Object.(*corev1.Pod); ok {
+				for i := range ps {
+					ps[i].Node = p.Spec.NodeName
+				}
+			}
 			t.problems[k] = ps
 			found = append(found, ps...)
 		}

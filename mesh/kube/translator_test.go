@@ -116,6 +116,7 @@ func annotation(k, v string) func(*corev1.Pod) {
 func hostNetwork(p *corev1.Pod) { p.Spec.HostNetwork = true }
 func notReady(p *corev1.Pod)    { p.Status.Conditions = nil }
 func pending(p *corev1.Pod)     { notReady(p); p.Status.Phase = corev1.PodPending }
+func dancing(p *corev1.Pod)     { p.Status.Phase = "Dancing" }
 func uid(u string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.UID = types.UID(u) }
 }
@@ -362,13 +363,11 @@ func TestRefusedPods(t *testing.T) {
 		{"no namespace", "metadata.namespace", func(p *corev1.Pod) { p.Namespace = "" }},
 		{"no uid", "metadata.uid", uid("")},
 		{"another's uid", "metadata.uid", func(p *corev1.Pod) { p.Name = "other" }},
-		{"phase", "status.phase", func(p *corev1.Pod) { p.Status.Phase = "Dancing" }},
+		{"phase", "status.phase", dancing},
 		{"address", "status.podIPs[1].ip", func(p *corev1.Pod) { p.Status.PodIPs[1].IP = "x" }},
 		{"loopback", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "127.0.0.1" }},
 		{"mapped loopback", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "::ffff:127.0.0.1" }},
 		{"zone", "status.podIP", func(p *corev1.Pod) { p.Status.PodIP = "fe80::1%eth0" }},
-		{"label", "metadata.labels[warren.dev/mesh]", label(KeyMesh, "yes")},
-		{"annotation", "metadata.annotations[warren.dev/mesh]", annotation(KeyMesh, "")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -393,9 +392,17 @@ func TestRefusedPods(t *testing.T) {
 		})
 	}
 	w := newWorld(t, enrolledShop, webPod())
-	w.tr.Apply([]Event{{Object: webPod(uid("u2"), label(KeyMesh, "yes"))}})
+	w.tr.Apply([]Event{{Object: webPod(uid("u2"), dancing)}})
 	if len(w.tr.pods) != 0 {
 		t.Error("a pod that was re-created, refused, leaves the former one's addresses in force")
+	}
+}
+
+// TestRefusedPodNamesItsNode: nobody else need wait for it.
+func TestRefusedPodNamesItsNode(t *testing.T) {
+	w := newWorld(t)
+	if ps := w.tr.Apply(events([]runtime.Object{webPod(dancing)})).Problems; len(ps) != 1 || ps[0].Node != "a" {
+		t.Errorf("got %+v", ps)
 	}
 }
 

@@ -241,7 +241,7 @@ func TestSourceRefusesByNameFileLineAndField(t *testing.T) {
 		{"bad address", `"fd00::5"`, `"fd00::zz"`, []string{"pod.yaml:11:", "Pod shop/web", "status.podIPs[1].ip"}, "status.podIPs[1].ip"},
 		{"wrong type", "  nodeName: a", "  hostNetwork: maybe", []string{"pod.yaml:5:", "Pod shop/web", "hostNetwork"}, "spec.hostNetwork"},
 		{"no uid", "uid: u-web, ", "", []string{"pod.yaml:3:", "Pod shop/web", "metadata.uid: Required"}, "metadata.uid"},
-		{"bad enum", "labels: {app", "labels: {warren.dev/mesh: maybe, app", []string{"pod.yaml:3:", "metadata.labels[warren.dev/mesh]", "enabled"}, "metadata.labels[warren.dev/mesh]"},
+		{"bad enum", "phase: Running", "phase: Dancing", []string{"pod.yaml:10:", "status.phase", "Running"}, "status.phase"},
 		{"duplicate key", "  nodeName: a", "  nodeName: a\n  nodeName: b", []string{"pod.yaml:6", "nodeName"}, ""},
 		{"syntax", "  nodeName: a", "  nodeName: [", []string{"pod.yaml"}, ""},
 		{"old version", "apiVersion: v1", "apiVersion: v1beta1", []string{"pod.yaml:1:", "want v1"}, "apiVersion"},
@@ -281,6 +281,47 @@ func TestSourceRefusesByNameFileLineAndField(t *testing.T) {
 				waitNoCondition(t, d.dir, p.Object)
 			}
 		})
+	}
+}
+
+// TestSourceUnreadableNamespace: a process that starts with it does not take the namespace's pods for outside, as it does
+// without the object.
+func TestSourceUnreadableNamespace(t *testing.T) {
+	for name, text := range map[string]string{
+		"a wrong word":     strings.Replace(shop, "enabled", "on", 1),
+		"an unknown field": shop + "spce: {}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDirectory(t, map[string]string{"ns.yaml": text, "pod.yaml": webPod})
+			d.run()
+			if w := d.src.Store().Snapshot().Workload(webUID); w == nil || w.Capture != mesh.Pending || w.CaptureReason != kube.EnrolmentUnreadable {
+				t.Errorf("got %+v", w)
+			}
+			if n := d.src.Standing(); len(n.Outside) > 0 {
+				t.Errorf("namespaces %+v", n)
+			}
+			d.problem("Namespace shop", "ns.yaml:")
+			d.write("ns.yaml", shop)
+			d.wait("corrected", func(s *mesh.Snapshot) bool { return s.Workload(webUID).CaptureReason == "" })
+			d.write("ns.yaml", text)
+			d.problem("Namespace shop", "ns.yaml:")
+			if w := d.src.Store().Snapshot().Workload(webUID); w.CaptureReason != "" {
+				t.Errorf("the last good one did not stay: %+v", w)
+			}
+			d.remove("ns.yaml")
+			d.wait("the object is gone", func(s *mesh.Snapshot) bool { return s.Workload(webUID).Capture == mesh.Outside })
+		})
+	}
+}
+
+// TestSourceUnreadableEnrolment: the rest of the pod counts.
+func TestSourceUnreadableEnrolment(t *testing.T) {
+	d := newDirectory(t, map[string]string{"ns.yaml": shop, "pod.yaml": webPod})
+	d.run()
+	d.write("pod.yaml", strings.NewReplacer("labels: {app", "labels: {warren.dev/mesh: maybe, app", "10.0.0.5", "10.0.0.6").Replace(webPod))
+	d.wait("the rest", func(s *mesh.Snapshot) bool { return s.WorkloadByAddr(netip.MustParseAddr("10.0.0.6")) != nil })
+	if p := d.problem("pod.yaml:3:", "metadata.labels[warren.dev/mesh]", "enabled"); !p.Partial {
+		t.Errorf("got %+v", p)
 	}
 }
 

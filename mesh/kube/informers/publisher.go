@@ -104,7 +104,7 @@ func captureEvent(value string) (event, bool) {
 	switch value {
 	case kube.CapturedTrue:
 		return event{corev1.EventTypeNormal, "Captured", "new connections of this pod go through the mesh"}, true
-	case "", kube.HostNetwork, kube.ExcludedNamespace, kube.OptedOut, kube.NotEnrolled, kube.NamespaceUnknown:
+	case "", kube.HostNetwork, kube.ExcludedNamespace, kube.OptedOut, kube.NotEnrolled, kube.NamespaceUnknown, kube.EnrolmentUnreadable:
 		return event{}, false
 	}
 	return event{corev1.EventTypeWarning, "NotCaptured", "this pod is not in the mesh: " + value}, true

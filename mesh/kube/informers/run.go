@@ -62,15 +62,17 @@ func (s *Source) step() {
 		return
 	}
 	if s.translator == nil {
-		s.translator = kube.NewTranslator(s.cfg.Objects)
-		s.translator.Apply(evs)
-		s.begin(s.translator.Synced(), servingLive)
-	} else if r := s.translator.Apply(evs); true {
-		s.store.Apply(r.Changes...)
-		s.local.Apply(r)
-		s.stand(r)
+		t := kube.NewTranslator(s.cfg.Objects)
+		s.translator = t
+		t.Apply(evs)
+		s.begin(t, t.Synced(), unreadable, servingLive)
+		return
 	}
-	s.tell(s.translator, slices.Concat(unreadable, s.translator.Problems()))
+	r := s.translator.Apply(evs)
+	s.store.Apply(r.Changes...)
+	s.local.Apply(r)
+	s.stand(r)
+	s.tell(s.translator, slices.Concat(unreadable, s.translator.Problems())) // after the pods: see begin
 }
 
 // serveStale serves the snapshot on disk while the API server is away. It is read by a translator of its own:
@@ -95,15 +97,16 @@ func (s *Source) serveStale() {
 	s.mu.Lock()
 	s.written = written
 	s.mu.Unlock()
-	s.begin(t.Synced(), servingStale)
-	s.tell(t, slices.Concat(problems, t.Problems()))
+	s.begin(t, t.Synced(), problems, servingStale)
 }
 
-// begin makes r, a translator's first result, all the store holds.
-func (s *Source) begin(r kube.Result, what serving) {
+// begin makes r, t's first result, all the store holds. That it is the present comes last: who hears so, and of no
+// problem, takes the pods for all there are.
+func (s *Source) begin(t *kube.Translator, r kube.Result, unreadable []kube.Problem, what serving) {
 	s.store.Update(func(old *mesh.Snapshot) []mesh.Change { return difference(old, r.Changes) })
 	s.local.Replace(r.LocalPods)
 	s.stand(r)
+	s.tell(t, slices.Concat(unreadable, t.Problems()))
 	s.mu.Lock()
 	before := s.serving
 	s.serving = what

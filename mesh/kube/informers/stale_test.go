@@ -3,6 +3,8 @@
 package informers
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +119,51 @@ func TestTheSnapshotIsNoHistory(t *testing.T) {
 	r.wait(t, "it is enrolled", func(m *mesh.Snapshot) bool { return m.WorkloadByPod("uid-cart-1").Capture != mesh.Outside })
 	if w := r.Store().Snapshot().WorkloadByPod("uid-cart-1"); w.Capture != mesh.Pending {
 		t.Errorf("capture %v, want pending: plaintext to it was allowed on an earlier process's word", w.Capture)
+	}
+}
+
+// atMessage calls f when that message is logged.
+type atMessage struct {
+	slog.Handler
+	message string
+	f       func()
+}
+
+func (a atMessage) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == a.message {
+		a.f()
+	}
+	return nil
+}
+
+func (a atMessage) Enabled(context.Context, slog.Level) bool { return true }
+
+// Who reads that the objects are the present, and no problem, takes the pods for all there are.
+func TestThePresentComesWithItsProblems(t *testing.T) {
+	s := kubeapi.Start(t)
+	world(s)
+	dir := t.TempDir()
+	first := follow(t, s, keeping(dir, time.Minute))
+	first.synced(t)
+	first.stop()
+	s.Down()
+	problems := make(chan int, 1)
+	r := &running{log: &logBuffer{}}
+	r.start(t, s, keeping(dir, 20*time.Millisecond), func(c *Config) {
+		c.Log = slog.New(atMessage{slog.DiscardHandler, "the API server is back: the snapshot is no longer stale", func() { problems <- len(r.Problems()) }})
+	})
+	r.synced(t)
+	wrong := pod("cart-9", "a", 19)
+	wrong.Status.PodIP = "x"
+	s.Put("v1/pods", wrong)
+	s.Up()
+	select {
+	case n := <-problems:
+		if n != 1 {
+			t.Errorf("%d problems when the objects are called the present", n)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server is not back")
 	}
 }
 
