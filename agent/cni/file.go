@@ -92,7 +92,7 @@ func replaceFile(path string, before, after []byte, mode fs.FileMode) (bool, err
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
-		return false, err
+		return false, about(path, err)
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(after)
@@ -109,11 +109,25 @@ func replaceFile(path string, before, after []byte, mode fs.FileMode) (bool, err
 	}
 	switch {
 	case err != nil:
-		return false, err
+		return false, about(path, err)
 	case before == nil:
-		return true, os.Rename(tmp.Name(), path)
+		return true, about(path, os.Rename(tmp.Name(), path))
 	}
 	return exchange(tmp.Name(), path, before)
+}
+
+// about has an error name the file that is to be replaced: the temporary one's name is another one each time, and the error
+// would be news each time.
+func about(path string, err error) error {
+	var p *fs.PathError
+	var l *os.LinkError
+	switch {
+	case errors.As(err, &p):
+		return &fs.PathError{Op: p.Op, Path: path, Err: p.Err}
+	case errors.As(err, &l):
+		return &fs.PathError{Op: l.Op, Path: path, Err: l.Err}
+	}
+	return err
 }
 
 // exchange swaps the files, so that what stood there can be looked at: a file written by its owner since it was read
@@ -121,7 +135,7 @@ func replaceFile(path string, before, after []byte, mode fs.FileMode) (bool, err
 func exchange(tmp, path string, before []byte) (bool, error) {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		return true, os.Rename(tmp, path) // a file system that can't
+		return true, about(path, os.Rename(tmp, path)) // a file system that can't
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return false, errChanged // removed meanwhile

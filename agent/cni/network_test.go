@@ -192,6 +192,19 @@ func TestWaitingDoesNotTire(t *testing.T) {
 	wait("its plugin")
 }
 
+// TestTheSameErrorIsSaidOnce: the temporary file that could not be made has another name each time.
+func TestTheSameErrorIsSaidOnce(t *testing.T) {
+	w := newWatched(t)
+	w.write(w.conf("10-flannel.conflist"), flannel)
+	if err := os.RemoveAll(w.BinDir); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		w.after(lookAgain)
+	}
+	w.want("a directory that is gone", false, withoutUs, 1)
+}
+
 // TestRunWaitsForTheNetworksPlugin: it needs nobody to look again.
 func TestRunWaitsForTheNetworksPlugin(t *testing.T) {
 	r := newRig(t)
