@@ -46,9 +46,9 @@ func (p part) pending() string {
 	case p.want == 0 && p.away > 0:
 		return p.name + " (no node with a pod of it is ready)"
 	case p.old > 0:
-		return fmt.Sprintf("%s (of %d pods %d are new, %d ready; %d old)", p.name, p.want, p.fresh, p.ready, p.old)
+		return fmt.Sprintf("%s (of %d pods %d are new; %d old)", p.name, p.want, p.fresh, p.old)
 	case p.missing() > 0:
-		return fmt.Sprintf("%s (of %d pods %d are new, %d ready)", p.name, p.want, p.fresh, p.ready)
+		return fmt.Sprintf("%s (of %d pods %d are new, %d of them ready)", p.name, p.want, p.fresh, p.ready)
 	}
 	return ""
 }

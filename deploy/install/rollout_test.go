@@ -124,12 +124,12 @@ func TestPartsOnReadyNodes(t *testing.T) {
 		says    string // what a pod complains of, too
 	}{
 		{name: "all new and ready", pods: all("new", true, 0, 1, 2)},
-		{name: "one is old", pods: append(all("new", true, 0, 1), all("old", true, 2)...), pending: "of 3 pods 2 are new, 2 ready"},
-		{name: "an old one drains beside its successor", pods: append(all("new", true, 0, 1, 2), all("old", true, 1)...), pending: "of 3 pods 2 are new, 2 ready"},
-		{name: "one is not ready", pods: append(all("new", true, 0, 1), all("new", false, 2)...), pending: "of 3 pods 3 are new, 2 ready", says: "warren-node-n2-new on n2: containers"},
-		{name: "one is missing", pods: all("new", true, 0, 1), pending: "of 3 pods 2 are new, 2 ready"},
+		{name: "one is old", pods: append(all("new", true, 0, 1), all("old", true, 2)...), pending: "of 3 pods 2 are new, 2 of them ready"},
+		{name: "an old one drains beside its successor", pods: append(all("new", true, 0, 1, 2), all("old", true, 1)...), pending: "of 3 pods 2 are new, 2 of them ready"},
+		{name: "one is not ready", pods: append(all("new", true, 0, 1), all("new", false, 2)...), pending: "of 3 pods 3 are new, 2 of them ready", says: "warren-node-n2-new on n2: containers"},
+		{name: "one is missing", pods: all("new", true, 0, 1), pending: "of 3 pods 2 are new, 2 of them ready"},
 		{name: "a node is away with its old pod", away: []int{2}, pods: append(all("new", true, 0, 1), all("old", false, 2)...)},
-		{name: "and with its new one, which hides no old one elsewhere", away: []int{2}, pods: append(all("new", true, 0), append(all("new", false, 2), all("old", true, 1)...)...), pending: "of 2 pods 1 are new, 1 ready"},
+		{name: "and with its new one, which hides no old one elsewhere", away: []int{2}, pods: append(all("new", true, 0), append(all("new", false, 2), all("old", true, 1)...)...), pending: "of 2 pods 1 are new, 1 of them ready"},
 		{name: "all nodes are away", away: []int{0, 1, 2}, pods: all("new", false, 0, 1, 2), pending: "no node with a pod of it is ready"},
 		{name: "not observed", unseen: true, pods: all("new", true, 0, 1, 2), pending: "not looked at yet"},
 	} {
@@ -175,9 +175,9 @@ func TestDeploymentOnReadyNodes(t *testing.T) {
 	}{
 		{"all there", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}, ""},
 		{"one on a node that is away", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 1}, ""},
-		{"none answers", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2}, "of 2 pods 2 are new, 0 ready"},
-		{"an old one is left", appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 3}, "of 2 pods 2 are new, 2 ready; 1 old"},
-		{"the first new one", appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 1, AvailableReplicas: 3}, "of 2 pods 1 are new, 2 ready; 2 old"},
+		{"none answers", appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2}, "of 2 pods 2 are new, 0 of them ready"},
+		{"an old one is left", appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 3}, "of 2 pods 2 are new; 1 old"},
+		{"the first new one", appsv1.DeploymentStatus{Replicas: 3, UpdatedReplicas: 1, AvailableReplicas: 3}, "of 2 pods 1 are new; 2 old"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, true, false)
@@ -234,7 +234,7 @@ func TestWaitEnds(t *testing.T) {
 		lead func(context.Context, *testing.T, *world)
 		want string
 	}{
-		{"nothing changes", func(context.Context, *testing.T, *world) {}, "of 3 pods 2 are new, 2 ready"},
+		{"nothing changes", func(context.Context, *testing.T, *world) {}, "of 3 pods 2 are new, 2 of them ready"},
 		{"a pod comes and goes", func(ctx context.Context, t *testing.T, w *world) {
 			go func() {
 				for ready := false; ; ready = !ready {
@@ -286,7 +286,7 @@ func TestWaitNamesNodesThatAreAway(t *testing.T) {
 		}()
 		var out strings.Builder
 		away, err := waitReady(t.Context(), w.client, time.Minute, &out)
-		const want = "not waited for, since they are not ready: n1\nwaiting: warren-node (of 1 pods 0 are new, 0 ready)\n"
+		const want = "not waited for, since they are not ready: n1\nwaiting: warren-node (of 1 pods 0 are new, 0 of them ready)\n"
 		if err != nil || !slices.Equal(away, []string{"n1"}) || out.String() != want {
 			t.Errorf("got %v, away %v, said:\n%s", err, away, out.String())
 		}
