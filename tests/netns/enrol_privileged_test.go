@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/warren-mesh/warren/tests/testutil"
 )
 
@@ -120,4 +122,48 @@ func TestNewPods(t *testing.T) {
 		return len(s.Node("b").Pins()) == before
 	})
 	testutil.Eventually(t, 10*time.Second, "the agent speaks of it no more", func() bool { return !spoken("late") })
+}
+
+// TestWrongWordAcrossRestarts has everything but the brokers start while a namespace's enrolment can't be read: its pods
+// stay in the mesh, nothing hangs, and what is corrected counts.
+func TestWrongWordAcrossRestarts(t *testing.T) {
+	testutil.Privileged(t)
+	s := newSpine(t, Options{})
+	says := func(word string) {
+		s.Namespace("app", func(n *corev1.Namespace) { n.Labels["warren.dev/mesh"] = word })
+	}
+	says("on")
+	restarted := []*Process{s.Control()}
+	for _, n := range s.Nodes() {
+		restarted = append(restarted, n.System.Agent, n.System.Ztunnel)
+	}
+	for _, p := range restarted {
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range restarted {
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readyAgain(t, s, 20*time.Second)
+	wire := s.Capture()
+	for _, network := range []string{"tcp4", "tcp6"} {
+		if _, _, err := talk(t, s.client, network, "far:80", "still-tunnelled"); err != nil {
+			t.Error(err)
+		}
+	}
+	wire.Stop()
+	if found := wire.Contains([]byte("still-tunnelled")); len(found) > 0 {
+		t.Errorf("in plaintext: %v", found)
+	}
+	pods := []*Pod{s.client, s.near, s.far}
+	for _, p := range pods {
+		s.WaitCaptured(p, "true")
+	}
+	says("disabled")
+	for _, p := range pods {
+		s.WaitCaptured(p, "")
+	}
 }
