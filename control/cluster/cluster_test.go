@@ -113,3 +113,42 @@ func TestAgainstARealServer(t *testing.T) {
 		t.Error("the Secret was read from a server that is away")
 	}
 }
+
+// The issuer gets another name, and the API server goes on taking tokens of the one before.
+func TestARealServersIssuerBefore(t *testing.T) {
+	r := kubeapi.StartReal(t)
+	r.Do("POST", "/api/v1/namespaces", `{metadata: {name: warren-system}}`)
+	r.Do("POST", "/api/v1/nodes", `{metadata: {name: a}}`)
+	r.Do("POST", "/api/v1/namespaces/warren-system/serviceaccounts", fmt.Sprintf(`{metadata: {name: %s}}`, NodeServiceAccount))
+	token, uid := realToken(t, r, NodeServiceAccount, "node-a", "a", Audience)
+	r.Down()
+	const next = "https://issuer.after"
+	r.Flags("--service-account-issuer="+next, "--service-account-jwks-uri="+next+"/openid/v1/jwks")
+	r.Up()
+	store := mesh.NewStore()
+	store.Apply(mesh.PutWorkload{Workload: &mesh.Workload{
+		UID: "x", PodUID: uid, Namespace: "warren-system", Name: "node-a", ServiceAccount: NodeServiceAccount, Node: "a", Capture: mesh.Outside,
+	}})
+	prover, err := NewProver(ProverConfig{Client: r.Client(), Namespace: "warren-system", Snapshot: store.Snapshot, Log: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := prover.issuer.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if name, _, _ := prover.issuer.known(); name != next {
+		t.Fatalf("the server is called %q, want %q: this test tests nothing", name, next)
+	}
+	if node, err := prover.Prove(t.Context(), token); node != "a" || err != nil {
+		t.Errorf("proved %q, %v", node, err)
+	}
+	r.Down()
+	fresh, err := NewProver(prover.cfg) // remembers no judgement
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh.issuer = prover.issuer
+	if node, err := fresh.Prove(t.Context(), token); err == nil {
+		t.Errorf("offline, of another issuer: %q", node)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -33,6 +32,7 @@ var discard = slog.New(slog.DiscardHandler)
 type signer struct {
 	kid string
 	key crypto.Signer
+	alg string // "": the one API servers use with such a key
 }
 
 var rsaSigner = sync.OnceValue(func() *signer {
@@ -40,16 +40,29 @@ var rsaSigner = sync.OnceValue(func() *signer {
 	if err != nil {
 		panic(err)
 	}
-	return &signer{"rsa", k}
+	return &signer{kid: "rsa", key: k}
 })
 
-func ecSigner(t *testing.T) *signer {
+func ecSigner(t *testing.T) *signer { return ecSignerOn(t, elliptic.P256()) }
+
+func ecSignerOn(t *testing.T, curve elliptic.Curve) *signer {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &signer{"ec", k}
+	return &signer{kid: "ec", key: k}
+}
+
+func (s *signer) algorithm() string {
+	k, ec := s.key.(*ecdsa.PrivateKey)
+	switch {
+	case s.alg != "":
+		return s.alg
+	case ec:
+		return map[string]string{"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}[k.Params().Name]
+	}
+	return "RS256"
 }
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
@@ -60,18 +73,15 @@ func (s *signer) jwk() map[string]string {
 		return map[string]string{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": s.kid, "n": b64(k.N.Bytes()), "e": b64(big.NewInt(int64(k.E)).Bytes())}
 	case *ecdsa.PrivateKey:
 		point, _ := k.PublicKey.Bytes()
-		return map[string]string{"kty": "EC", "use": "sig", "alg": "ES256", "crv": "P-256", "kid": s.kid, "x": b64(point[1:33]), "y": b64(point[33:])}
+		x, y := point[1:1+len(point)/2], point[1+len(point)/2:]
+		return map[string]string{"kty": "EC", "use": "sig", "alg": s.algorithm(), "crv": k.Params().Name, "kid": s.kid, "x": b64(x), "y": b64(y)}
 	}
 	return nil
 }
 
 func (s *signer) sign(t *testing.T, claims map[string]any) string {
 	t.Helper()
-	header := map[string]string{"alg": "RS256", "kid": s.kid}
-	if _, ec := s.key.(*ecdsa.PrivateKey); ec {
-		header["alg"] = "ES256"
-	}
-	h, err := json.Marshal(header)
+	h, err := json.Marshal(map[string]string{"alg": s.algorithm(), "kid": s.kid})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,15 +90,23 @@ func (s *signer) sign(t *testing.T, claims map[string]any) string {
 		t.Fatal(err)
 	}
 	signed := b64(h) + "." + b64(c)
-	sum := sha256.Sum256([]byte(signed))
+	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[s.algorithm()[2:]]
+	digest := hash.New()
+	digest.Write([]byte(signed))
+	sum := digest.Sum(nil)
 	var sig []byte
 	switch k := s.key.(type) {
 	case *rsa.PrivateKey:
-		sig, err = rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, sum[:])
+		if s.algorithm()[:2] == "PS" {
+			sig, err = rsa.SignPSS(rand.Reader, k, hash, sum, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		} else {
+			sig, err = rsa.SignPKCS1v15(rand.Reader, k, hash, sum)
+		}
 	case *ecdsa.PrivateKey:
+		half := (k.Params().BitSize + 7) / 8
 		var r, v *big.Int
-		r, v, err = ecdsa.Sign(rand.Reader, k, sum[:])
-		sig = append(r.FillBytes(make([]byte, 32)), v.FillBytes(make([]byte, 32))...)
+		r, v, err = ecdsa.Sign(rand.Reader, k, sum)
+		sig = append(r.FillBytes(make([]byte, half)), v.FillBytes(make([]byte, half))...)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -121,6 +139,7 @@ type world struct {
 	prover  *Prover
 	store   *mesh.Store
 	signer  *signer
+	further []map[string]string // keys it publishes besides
 	mu      sync.Mutex
 	status  func(token string) authenticationv1.TokenReviewStatus // of a review
 	reviews int
@@ -147,7 +166,7 @@ func newWorld(t *testing.T, s *signer) *world {
 	w.Handle("/openid/v1/jwks", func(rw http.ResponseWriter, _ *http.Request) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		_ = json.NewEncoder(rw).Encode(map[string]any{"keys": []any{w.signer.jwk()}})
+		_ = json.NewEncoder(rw).Encode(map[string]any{"keys": append(w.further, w.signer.jwk())})
 	})
 	w.Handle("/.well-known/openid-configuration", func(rw http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(rw).Encode(map[string]any{"issuer": issuerName})

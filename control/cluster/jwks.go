@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +36,7 @@ type issuer struct {
 
 	mu    sync.Mutex
 	name  string
-	keys  map[string]crypto.PublicKey // by key id
+	keys  map[string]crypto.PublicKey // by key id; nil where it can't be used here
 	read  time.Time                   // of keys
 	tried time.Time
 }
@@ -44,6 +46,22 @@ func (i *issuer) known() (name string, keys map[string]crypto.PublicKey, ok bool
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.name, i.keys, i.keys != nil
+}
+
+// unread tells of the keys that can't be used here.
+func (i *issuer) unread() error {
+	_, keys, _ := i.known()
+	var ids []string
+	for id, k := range keys {
+		if k == nil {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	return fmt.Errorf("tokens signed by %s can't be checked here: neither RSA from %d bits nor P-256, P-384 or P-521", strings.Join(ids, ", "), minRSA)
 }
 
 // refresh reads the keys again unless that was tried a moment ago; fresh reports whether those that are known
@@ -89,8 +107,7 @@ func (i *issuer) fetch(ctx context.Context) (string, map[string]crypto.PublicKey
 	return about.Issuer, keys, err
 }
 
-// parseJWKS reads a key set (RFC 7517). Keys that can't verify the tokens we take are passed over; a set without
-// any other is an error.
+// parseJWKS reads a key set (RFC 7517). Keys that can't be used here are nil: of their tokens the API server alone can tell.
 func parseJWKS(b []byte) (map[string]crypto.PublicKey, error) {
 	var set struct {
 		Keys []struct {
@@ -102,21 +119,22 @@ func parseJWKS(b []byte) (map[string]crypto.PublicKey, error) {
 	}
 	keys := map[string]crypto.PublicKey{}
 	for _, k := range set.Keys {
-		var key crypto.PublicKey
-		switch {
-		case k.Use != "" && k.Use != "sig":
+		if k.Use != "" && k.Use != "sig" {
 			continue
-		case k.Kty == "RSA":
-			key = rsaKey(k.N, k.E)
-		case k.Kty == "EC" && k.Crv == "P-256":
-			key = p256Key(k.X, k.Y)
 		}
-		if key != nil {
+		var key crypto.PublicKey
+		switch k.Kty {
+		case "RSA":
+			key = rsaKey(k.N, k.E)
+		case "EC":
+			key = ecKey(k.Crv, k.X, k.Y)
+		}
+		if keys[k.Kid] == nil {
 			keys[k.Kid] = key
 		}
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("read key set: no RSA or P-256 key in it")
+		return nil, errors.New("read key set: no key of signatures in it")
 	}
 	return keys, nil
 }
@@ -134,14 +152,17 @@ func rsaKey(n, e string) crypto.PublicKey {
 	return k
 }
 
-func p256Key(x, y string) crypto.PublicKey {
+var curves = map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}
+
+func ecKey(name, x, y string) crypto.PublicKey {
+	curve, known := curves[name]
 	bx, err1 := base64.RawURLEncoding.DecodeString(x)
 	by, err2 := base64.RawURLEncoding.DecodeString(y)
-	if errors.Join(err1, err2) != nil || len(bx) != 32 || len(by) != 32 {
+	if !known || errors.Join(err1, err2) != nil || len(bx) != octets(curve) || len(by) != octets(curve) {
 		return nil
 	}
 	point := append(append([]byte{4}, bx...), by...) // uncompressed (SEC 1)
-	k, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	k, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err != nil {
 		return nil
 	}

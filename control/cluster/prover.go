@@ -84,14 +84,17 @@ func (p *Prover) Run(ctx context.Context) error {
 	told := ""
 	for {
 		wait := keysInterval
-		if _, err := p.issuer.refresh(ctx); err != nil {
+		_, err := p.issuer.refresh(ctx)
+		if err != nil {
 			wait = keysRetry
-			if told != err.Error() && ctx.Err() == nil {
-				p.cfg.Log.Warn("nodes can't be proved while the API server is away", "err", err)
-			}
-			told = err.Error()
 		} else {
-			told = ""
+			err = p.issuer.unread()
+		}
+		if err != nil && told != err.Error() && ctx.Err() == nil {
+			p.cfg.Log.Warn("nodes can't be proved while the API server is away", "err", err)
+		}
+		if told = ""; err != nil {
+			told = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -128,11 +131,11 @@ func (p *Prover) Prove(ctx context.Context, token string) (string, error) {
 
 // judge decides about a token that is not remembered, and remembers it.
 func (p *Prover) judge(ctx context.Context, token string, t *jwt) (string, error) {
-	signed, err := p.signature(ctx, t)
+	unjudged, err := p.signature(ctx, t)
 	if err != nil {
 		return "", err
 	}
-	node, err := p.ask(ctx, token, t, signed)
+	node, err := p.ask(ctx, token, t, unjudged)
 	if err == nil || !isPassing(err) {
 		p.proven.put(token, node, err, t.claims.Expires)
 	}
@@ -152,31 +155,39 @@ func (p *Prover) meantForUs(t *jwt) error {
 	return t.claims.current(p.cfg.Now())
 }
 
-// signature checks the signature where the API server's keys are known, and reports whether it did. That spares
-// the API server the tokens strangers make up.
-func (p *Prover) signature(ctx context.Context, t *jwt) (checked bool, err error) {
+// signature checks the signature where the API server's keys are known, which spares the API server the tokens strangers
+// make up. unjudged is why they can't tell: the API server's word alone counts then, and offline there is none.
+func (p *Prover) signature(ctx context.Context, t *jwt) (unjudged, err error) {
 	name, keys, ok := p.issuer.known()
 	if ok {
 		err = t.verify(keys)
 	}
 	if !ok || errors.Is(err, errUnknownKey) {
 		fresh, refreshErr := p.issuer.refresh(ctx)
-		if !fresh || refreshErr != nil {
-			return false, nil // its word alone counts, and offline there is none
+		switch {
+		case fresh && refreshErr == nil:
+		case ok:
+			return errUnknownKey, nil // when they were last read
+		default:
+			return errors.New("its keys were never read"), nil
 		}
 		name, keys, _ = p.issuer.known()
 		err = t.verify(keys)
 	}
-	if err == nil && t.claims.Issuer != name {
-		err = fmt.Errorf("token is issued by %q, want %q", t.claims.Issuer, name)
+	switch {
+	case errors.Is(err, errUnreadKey):
+		return err, nil
+	case err == nil && t.claims.Issuer != name:
+		// An API server takes tokens of several issuers while one follows another, and names the one it signs as.
+		return fmt.Errorf("token is issued by %q, want %q", t.claims.Issuer, name), nil
 	}
-	return err == nil, err
+	return nil, err
 }
 
 // ask has the API server review the token, or judges by what is known while that is away.
-func (p *Prover) ask(ctx context.Context, token string, t *jwt, signed bool) (string, error) {
+func (p *Prover) ask(ctx context.Context, token string, t *jwt, unjudged error) (string, error) {
 	if p.isAway() {
-		return p.offline(t, signed)
+		return p.offline(t, unjudged)
 	}
 	node, err := p.review(ctx, token, t)
 	if !away(err) {
@@ -186,7 +197,7 @@ func (p *Prover) ask(ctx context.Context, token string, t *jwt, signed bool) (st
 	p.away = p.cfg.Now().Add(awayFor)
 	p.mu.Unlock()
 	p.cfg.Log.Warn("the API server does not review tokens: judging by what is known", "err", err)
-	return p.offline(t, signed)
+	return p.offline(t, unjudged)
 }
 
 func (p *Prover) isAway() bool {
@@ -248,9 +259,9 @@ func (p *Prover) nodeOf(podUID, named string) (string, error) {
 }
 
 // offline judges without the API server: the signature is right, and the pod is one of ours that is known.
-func (p *Prover) offline(t *jwt, signed bool) (string, error) {
-	if !signed {
-		return "", passing{errors.New("the API server is away, and its keys were never read")}
+func (p *Prover) offline(t *jwt, unjudged error) (string, error) {
+	if unjudged != nil {
+		return "", passing{fmt.Errorf("the API server is away, and %w", unjudged)}
 	}
 	snap := p.cfg.Snapshot()
 	if snap == nil {

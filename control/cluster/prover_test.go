@@ -4,7 +4,11 @@ package cluster
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -93,9 +97,9 @@ func TestStrangersCostNoReview(t *testing.T) {
 		{"expired", w.signer.sign(t, nodeClaims("a", func(c map[string]any) { c["exp"] = time.Now().Add(-time.Minute).Unix() })), "expired"},
 		{"for ever", w.signer.sign(t, nodeClaims("a", func(c map[string]any) { delete(c, "exp") })), "never expires"},
 		{"not yet", w.signer.sign(t, nodeClaims("a", func(c map[string]any) { c["nbf"] = time.Now().Add(time.Minute).Unix() })), "not valid yet"},
-		{"another issuer's", w.signer.sign(t, nodeClaims("a", func(c map[string]any) { c["iss"] = "https://elsewhere" })), "issued by"},
+		{"another issuer's", stranger.sign(t, nodeClaims("a", func(c map[string]any) { c["iss"] = "https://elsewhere" })), "does not publish"},
 		{"a stranger's", stranger.sign(t, nodeClaims("a", nil)), "does not publish"},
-		{"a stranger's under our key's name", (&signer{"rsa", stranger.key}).sign(t, nodeClaims("a", nil)), "signature"},
+		{"a stranger's under our key's name", (&signer{kid: "rsa", key: stranger.key}).sign(t, nodeClaims("a", nil)), "signature"},
 		{"changed", good[:len(good)-8] + "AAAAAAAA", "signature"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { prove(t, w, tt.token, "", tt.refusal) })
@@ -165,8 +169,132 @@ func TestWhileTheAPIServerIsAway(t *testing.T) {
 			} {
 				t.Run(tt.name, func(t *testing.T) { prove(t, w, s.sign(t, nodeClaims("a", tt.change)), "", tt.refusal) })
 			}
-			prove(t, w, (&signer{s.kid, ecSigner(t).key}).sign(t, nodeClaims("a", nil)), "", "signature")
+			prove(t, w, (&signer{kid: s.kid, key: ecSigner(t).key}).sign(t, nodeClaims("a", nil)), "", "signature")
 		})
+	}
+}
+
+// While one issuer's name follows another's, an API server takes tokens of both, and tells of one.
+func TestTokensOfTheIssuerBefore(t *testing.T) {
+	w := newWorld(t, rsaSigner())
+	if _, err := w.prover.issuer.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	old := func(c map[string]any) { c["iss"] = "https://issuer.before" }
+	prove(t, w, w.signer.sign(t, nodeClaims("a", old)), "a", "")
+	if w.counted() != 1 {
+		t.Errorf("%d reviews, want one: the API server alone can tell", w.counted())
+	}
+	w.Down()
+	token := w.signer.sign(t, nodeClaims("b", old))
+	prove(t, w, token, "", `issued by "https://issuer.before"`)
+	w.Up()
+	w.pass(awayFor + time.Second)
+	prove(t, w, token, "b", "")
+}
+
+func TestEveryAlgorithm(t *testing.T) {
+	key := rsaSigner().key
+	for _, s := range []*signer{
+		{kid: "k", key: key, alg: "RS256"}, {kid: "k", key: key, alg: "RS384"}, {kid: "k", key: key, alg: "RS512"},
+		{kid: "k", key: key, alg: "PS256"}, {kid: "k", key: key, alg: "PS384"}, {kid: "k", key: key, alg: "PS512"},
+		ecSignerOn(t, elliptic.P256()), ecSignerOn(t, elliptic.P384()), ecSignerOn(t, elliptic.P521()),
+	} {
+		t.Run(s.algorithm(), func(t *testing.T) {
+			w := newWorld(t, s)
+			if _, err := w.prover.issuer.refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			other := *s
+			other.alg = map[bool]string{true: "RS256", false: "RS512"}[s.algorithm() == "RS512"]
+			if _, ec := s.key.(*ecdsa.PrivateKey); ec { // signed right, by an algorithm of another curve
+				other.alg = map[bool]string{true: "ES256", false: "ES384"}[s.algorithm() == "ES384"]
+			}
+			right := s.sign(t, nodeClaims("a", nil))
+			header := strings.Split(other.sign(t, nodeClaims("a", nil)), ".")[0]
+			for name, token := range map[string]string{
+				"changed":                      right[:len(right)-8] + "AAAAAAAA",
+				"under another algorithm":      header + right[strings.Index(right, "."):],
+				"no signature":                 right[:strings.LastIndex(right, ".")+1],
+				"no algorithm":                 (&signer{kid: s.kid, key: s.key, alg: s.algorithm()}).unsigned(t, "none"),
+				"a signature of no public key": (&signer{kid: s.kid, key: s.key, alg: s.algorithm()}).unsigned(t, "HS256"),
+			} {
+				t.Run(name, func(t *testing.T) { prove(t, w, token, "", "signature") })
+			}
+			if _, ec := s.key.(*ecdsa.PrivateKey); ec {
+				prove(t, w, other.sign(t, nodeClaims("a", nil)), "", "signature")
+			}
+			if w.counted() != 0 {
+				t.Errorf("%d reviews", w.counted())
+			}
+			w.Down()
+			prove(t, w, right, "a", "")
+		})
+	}
+}
+
+// unsigned is a token whose header names an algorithm, with a signature that is none.
+func (s *signer) unsigned(t *testing.T, alg string) string {
+	t.Helper()
+	parts := strings.Split(s.sign(t, nodeClaims("a", nil)), ".")
+	return b64([]byte(`{"alg":"`+alg+`","kid":"`+s.kid+`"}`)) + "." + parts[1] + "." + parts[2]
+}
+
+// Of a key that can't be used here the API server alone can tell what it signed.
+func TestKeysThatCanNotBeUsed(t *testing.T) {
+	small := *rsaSigner().key.(*rsa.PrivateKey)
+	for name, jwk := range map[string]map[string]string{
+		"another kind of key": {"kty": "OKP", "crv": "Ed25519", "use": "sig", "x": "AAAA"},
+		"another curve":       {"kty": "EC", "crv": "secp256k1", "use": "sig", "x": "AAAA", "y": "AAAA"},
+		"a short key":         {"kty": "RSA", "use": "sig", "n": b64(small.N.Bytes()[:128]), "e": "AQAB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, rsaSigner())
+			jwk["kid"] = "unread"
+			w.further = append(w.further, jwk)
+			if _, err := w.prover.issuer.refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.prover.issuer.unread(); err == nil || !strings.Contains(err.Error(), "signed by unread ") {
+				t.Errorf("it is told %v", err)
+			}
+			theirs := &signer{kid: "unread", key: ecSigner(t).key}
+			prove(t, w, ecSigner(t).sign(t, nodeClaims("a", nil)), "", "does not publish")
+			prove(t, w, theirs.sign(t, nodeClaims("a", nil)), "a", "")
+			if w.counted() != 1 {
+				t.Errorf("%d reviews, want one", w.counted())
+			}
+			w.Down()
+			prove(t, w, theirs.sign(t, nodeClaims("b", nil)), "", "can't be checked here")
+			prove(t, w, w.signer.sign(t, nodeClaims("b", nil)), "b", "")
+		})
+	}
+}
+
+// lines are a log's.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) { l <- string(p); return len(p), nil }
+
+func TestKeysThatCanNotBeUsedAreLogged(t *testing.T) {
+	w := newWorld(t, rsaSigner())
+	w.further = []map[string]string{{"kty": "OKP", "kid": "unread"}}
+	log := make(lines, 8)
+	w.prover.cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.prover.Run(ctx) }()
+	select {
+	case line := <-log:
+		if !strings.Contains(line, "signed by unread ") {
+			t.Error(line)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nothing is logged")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

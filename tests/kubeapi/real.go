@@ -122,6 +122,11 @@ func (r *Real) run(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Flags go before its own in the next Up: of those that count by their order, they are the first.
+func (r *Real) Flags(flags ...string) {
+	r.args = append([]string{r.args[0]}, append(flags, r.args[1:]...)...)
+}
+
 // Up starts the API server and waits until it is ready.
 func (r *Real) Up() {
 	r.t.Helper()
