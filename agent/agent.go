@@ -95,6 +95,9 @@ type Agent struct {
 	work      chan func()   // for the loop
 	ended     chan struct{} // closed when the loop has ended
 
+	serving      chan struct{} // closed when the sockets are there
+	pluginSocket string        // the CNI plugin's, from then on
+
 	// The loop's own.
 	waiters  map[*waiter]bool
 	kept     map[string]*sandbox // in files, by pod uid
@@ -128,6 +131,7 @@ func New(cfg Config, source Source, p kube.Publisher) (*Agent, error) {
 		registry:  prometheus.NewRegistry(),
 		pods:      map[string]*tracked{},
 		work:      make(chan func()), ended: make(chan struct{}), waiters: map[*waiter]bool{},
+		serving: make(chan struct{}),
 	}
 	if cfg.StateDir != "" {
 		a.sandboxes.dir = filepath.Join(cfg.StateDir, protocol.SandboxesDir)
@@ -166,6 +170,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.publisher.Run(ctx) })
 	g.Go(func() error { return a.serveDebugSocket(ctx) })
 	g.Go(func() error { return a.watchBroker(ctx) })
+	g.Go(func() error { return a.keepInstalled(ctx) })
 	g.Go(func() error { return a.serveWhenSynced(ctx) })
 	return g.Wait()
 }
@@ -187,6 +192,8 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 		return err
 	}
 	defer ls.Close()
+	a.pluginSocket = ls.cni.Addr().String()
+	close(a.serving)
 	a.ready.Done(taskListeners)
 	sweep(a.cfg.RunDir, a.cfg.Log)
 
@@ -202,11 +209,6 @@ func (a *Agent) serveWhenSynced(ctx context.Context) error {
 	g.Go(func() error { return plugins.Serve(ctx, ls.cni) })
 	if a.cfg.StateDir != "" {
 		g.Go(func() error { return a.cacheNamespaces(ctx) })
-	}
-	if install := a.cfg.Install; install.On() {
-		install.Newest = func() bool { return newest(a.cfg.RunDir, ls.cni.Addr().String()) }
-		install.Installed = cni.InstalledGauge(a.registry)
-		g.Go(func() error { return install.Run(ctx) })
 	}
 	return g.Wait()
 }

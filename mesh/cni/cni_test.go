@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,6 +133,30 @@ func TestNamespacesCache(t *testing.T) {
 	}
 	if _, err := ReadNamespaces(dir); !errors.Is(err, ErrVersion) {
 		t.Errorf("of another version: %v", err)
+	}
+}
+
+// TestNamespacesLeaveNothingBehind: a process that is killed while it writes is swept up after, one that writes is not.
+func TestNamespacesLeaveNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	for name, age := range map[string]time.Duration{".namespaces.json-old": 2 * onItsWay, ".namespaces.json-young": 0, ".other.json-old": 2 * onItsWay} {
+		path, at := filepath.Join(dir, name), time.Now().Add(-age)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := WriteNamespaces(dir, Namespaces{}); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, ".*"))
+	for i, l := range left {
+		left[i] = filepath.Base(l)
+	}
+	if want := []string{".namespaces.json-young", ".other.json-old"}; !slices.Equal(left, want) {
+		t.Errorf("left: %v, want %v", left, want)
 	}
 }
 

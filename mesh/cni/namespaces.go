@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Namespaces is how the agent last saw the cluster's namespaces. The plugin reads it while no agent answers.
@@ -94,8 +95,18 @@ func WriteNamespaces(dir string, n Namespaces) error {
 	return nil
 }
 
+// onItsWay is how young a file on its way into place may be another process's that still writes it.
+const onItsWay = time.Minute
+
 func replace(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	temporary := "." + filepath.Base(path) + "-*"
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), temporary))
+	for _, l := range left { // of processes that were killed meanwhile
+		if st, err := os.Lstat(l); err == nil && time.Since(st.ModTime()) > onItsWay {
+			_ = os.Remove(l)
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,9 @@ const (
 	// saveInterval is the least time between two writes; of a snapshot that takes long it is saveShare times that.
 	saveInterval = 5 * time.Second
 	saveShare    = 50
+	// onItsWay is how young a snapshot on its way into place may be another process's that still writes it: an agent that
+	// takes over stands beside the one before it, and 1 GB may take its time.
+	onItsWay = 10 * time.Minute
 	// maxSnapshot bounds what is read back, in bytes.
 	maxSnapshot = 1 << 30
 )
@@ -66,7 +69,14 @@ func write(dir string, contents map[string]objects, now time.Time) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
-	f, err := os.CreateTemp(dir, "."+snapshotFile+"-*") // 0600
+	const temporary = "." + snapshotFile + "-*"
+	left, _ := filepath.Glob(filepath.Join(dir, temporary))
+	for _, l := range left { // of processes that were killed meanwhile
+		if st, err := os.Lstat(l); err == nil && time.Since(st.ModTime()) > onItsWay {
+			_ = os.Remove(l)
+		}
+	}
+	f, err := os.CreateTemp(dir, temporary) // 0600
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}

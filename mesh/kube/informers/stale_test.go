@@ -167,6 +167,27 @@ func TestThePresentComesWithItsProblems(t *testing.T) {
 	}
 }
 
+// TestSnapshotsLeaveNothingBehind: a process that is killed while it writes is swept up after, one that writes is not.
+func TestSnapshotsLeaveNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	for name, age := range map[string]time.Duration{".objects.snapshot-old": 2 * onItsWay, ".objects.snapshot-young": 0} {
+		path, at := filepath.Join(dir, name), time.Now().Add(-age)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := write(dir, nil, time.Unix(7, 0)); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, ".*"))
+	if len(left) != 1 || filepath.Base(left[0]) != ".objects.snapshot-young" {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestADamagedSnapshotIsNoSnapshot(t *testing.T) {
 	dir := t.TempDir()
 	contents := map[string]objects{"Pod": {"a/b": []byte("x"), "a/c": nil}, "Gone": {"x": []byte("y")}}
