@@ -9,6 +9,7 @@ import (
 
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/common"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
 	release "helm.sh/helm/v4/pkg/release/v1"
 )
 
@@ -29,11 +30,7 @@ func Render(ctx context.Context, dir string, values map[string]any) (map[string]
 	if err != nil {
 		return nil, fmt.Errorf("render manifests: %w", err)
 	}
-	i := action.NewInstall(action.NewConfiguration())
-	i.ReleaseName, i.Namespace = Release, Namespace
-	i.DryRunStrategy = action.DryRunClient
-	i.KubeVersion = &renderVersion
-	out, err := i.RunWithContext(ctx, ch, values)
+	rendered, err := dryRun(ctx, ch, values)
 	if err != nil {
 		return nil, fmt.Errorf("render manifests: %w", err)
 	}
@@ -47,6 +44,19 @@ func Render(ctx context.Context, dir string, values map[string]any) (map[string]
 	}
 	return map[string][]byte{
 		"00-namespace.yaml": ns, "01-crds.yaml": definitions.Bytes(),
-		"02-warren.yaml": []byte(out.(*release.Release).Manifest),
+		"02-warren.yaml": []byte(rendered.Manifest),
 	}, nil
+}
+
+// dryRun is the release that an installation would make.
+func dryRun(ctx context.Context, ch *chart.Chart, values map[string]any) (*release.Release, error) {
+	i := action.NewInstall(action.NewConfiguration())
+	i.ReleaseName, i.Namespace = Release, Namespace
+	i.DryRunStrategy = action.DryRunClient
+	i.KubeVersion = &renderVersion
+	out, err := i.RunWithContext(ctx, ch, values)
+	if err != nil {
+		return nil, err
+	}
+	return out.(*release.Release), nil
 }

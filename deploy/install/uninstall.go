@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/kube"
@@ -44,7 +45,8 @@ func uninstall(ctx context.Context, o Options) error {
 		return err
 	}
 	from := removal.Options{Client: c.typed, Dynamic: c.dynamic, SkipNotReady: o.SkipNotReady, Progress: o.Progress}
-	if err := removal.Run(ctx, from); err != nil {
+	unseen, err := removal.Run(ctx, from)
+	if err != nil {
 		return err
 	}
 	if err := deleteRelease(o); err != nil {
@@ -56,8 +58,18 @@ func uninstall(ctx context.Context, o Options) error {
 	if err := deleteNamespace(ctx, o, c); err != nil {
 		return err
 	}
-	progress(o.Progress, "nothing of Warren is left")
+	progress(o.Progress, "%s", verdict(unseen))
 	return nil
+}
+
+// verdict is the last word, given the nodes that nobody looked at.
+func verdict(unseen []string) string {
+	if len(unseen) == 0 {
+		return "nothing of Warren is left"
+	}
+	return fmt.Sprintf("no object of Warren's is left. Nodes that were not looked at may have its kernel programs, CNI plugin and files: %s "+
+		"(if it ever ran there, install it again and uninstall it while they are ready, or clean them by hand: docs/operations/install.md)",
+		strings.Join(unseen, ", "))
 }
 
 // deleteRelease deletes the chart's objects. Its hook's work is done.

@@ -13,32 +13,37 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// cleanAPI ends the authority, which would write again, and removes what the programs wrote.
-func (r remover) cleanAPI(ctx context.Context) error {
+// cleanAPI ends the authority, which would write again, and removes what the programs wrote. It returns the nodes that
+// were not cleaned, and whose pods are captured still.
+func (r remover) cleanAPI(ctx context.Context, p plan) (left []string, err error) {
 	if err := gone(r.Client.AppsV1().Deployments(namespace).Delete(ctx, control, metav1.DeleteOptions{})); err != nil {
-		return fmt.Errorf("delete Deployment %s: %w", control, err)
+		return nil, fmt.Errorf("delete Deployment %s: %w", control, err)
+	}
+	if err := r.abandon(ctx, p.away); err != nil {
+		return nil, err
 	}
 	if err := r.until(ctx, control+" to end", func() (string, error) {
-		list, err := r.list(ctx, control)
+		list, err := r.list(ctx, partName+"="+control)
 		if err != nil || len(list) == 0 {
 			return "", err
 		}
-		return list[0].Name, nil
+		return list[0].Name + " on " + list[0].Spec.NodeName, nil
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(r.annotations(ctx), r.conditions(ctx), r.bundles(ctx), r.secret(ctx),
+	left, err = r.annotations(ctx, p.cleaned())
+	return left, errors.Join(err, r.conditions(ctx), r.bundles(ctx), r.secret(ctx),
 		gone(r.Client.CoordinationV1().Leases(namespace).Delete(ctx, lease, metav1.DeleteOptions{})))
 }
 
-// annotations takes off pods what the agents reported.
-func (r remover) annotations(ctx context.Context) error {
+// annotations takes off pods what the agents reported, and returns the nodes of captured ones that were not cleaned.
+func (r remover) annotations(ctx context.Context, cleaned map[string]bool) (left []string, err error) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{captured: nil}}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
-	n := 0
+	free := 0
 	for next := ""; ; {
 		list, err := r.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{Limit: 500, Continue: next})
 		if apierrors.IsResourceExpired(err) {
@@ -46,24 +51,34 @@ func (r remover) annotations(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("list pods: %w", err)
+			return nil, fmt.Errorf("list pods: %w", err)
 		}
 		for _, p := range list.Items {
-			if _, ok := p.Annotations[captured]; !ok {
+			said, ok := p.Annotations[captured]
+			if !ok {
 				continue
 			}
 			_, err := r.Client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 			if err := gone(err); err != nil {
 				errs = append(errs, fmt.Errorf("patch pod %s/%s: %w", p.Namespace, p.Name, err))
 			}
-			n++
+			switch {
+			case said != capturedTrue: // by its own word it never was
+			case cleaned[p.Spec.NodeName]:
+				free++
+			default:
+				left = append(left, p.Spec.NodeName)
+			}
 		}
 		if next = list.Continue; next == "" {
 			break
 		}
 	}
-	r.say("%d pods go on outside the mesh", n)
-	return errors.Join(errs...)
+	r.say("%d pods go on outside the mesh", free)
+	if len(left) > 0 {
+		r.say("%d pods stay captured, on nodes that were not cleaned: nothing serves them", len(left))
+	}
+	return left, errors.Join(errs...)
 }
 
 func (r remover) bundles(ctx context.Context) error {

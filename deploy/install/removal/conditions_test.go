@@ -65,7 +65,7 @@ func removed(t *testing.T, d *fake.FakeDynamicClient) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	var said strings.Builder
-	err := Run(ctx, Options{Client: installed(node("a", corev1.ConditionTrue)), Dynamic: d, Progress: &said})
+	_, err := Run(ctx, Options{Client: installed(node("a", corev1.ConditionTrue)), Dynamic: d, Progress: &said})
 	return said.String(), err
 }
 
@@ -132,7 +132,7 @@ func TestConditionsOfEachKindGoAfterControl(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	if err := Run(t.Context(), Options{Client: c, Dynamic: d}); err != nil {
+	if _, err := Run(t.Context(), Options{Client: c, Dynamic: d}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"bad", "odd"}, writes(d)); diff != "" {

@@ -12,41 +12,42 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
-// cleanNodes ends the node pods, runs a pod of the template on each node, and then ends the ztunnels.
-func (r remover) cleanNodes(ctx context.Context, nodes []corev1.Node, t corev1.PodTemplateSpec) error {
-	var names []string
-	for _, n := range nodes {
-		if labels.SelectorFromSet(t.Spec.NodeSelector).Matches(labels.Set(n.Labels)) {
-			names = append(names, n.Name)
-		}
-	}
-	apps := r.Client.AppsV1()
+// cleanNodes ends the node pods, runs the pod that cleans on each node, and then ends the ztunnels.
+func (r remover) cleanNodes(ctx context.Context, p plan) error {
 	// What would install the CNI plugin again, and attach again.
-	if err := gone(apps.DaemonSets(namespace).Delete(ctx, nodeSet, metav1.DeleteOptions{})); err != nil {
-		return fmt.Errorf("delete DaemonSet %s: %w", nodeSet, err)
-	}
-	if err := r.waitPods(ctx, names, nodeSet); err != nil {
+	if err := r.endSet(ctx, nodeSet, p.ready); err != nil {
 		return err
 	}
-	r.say("node pods have ended; cleaning %d nodes", len(names))
-	for _, n := range names {
+	if p.pod != nil {
+		r.say("node pods have ended; cleaning %d nodes", len(p.ready))
+		if err := r.runOn(ctx, p.ready, *p.pod); err != nil {
+			return err
+		}
+	}
+	return r.endSet(ctx, ztunnelSet, p.ready)
+}
+
+// endSet deletes a DaemonSet, and waits for its pods' end on these nodes.
+func (r remover) endSet(ctx context.Context, name string, nodes []string) error {
+	if err := gone(r.Client.AppsV1().DaemonSets(namespace).Delete(ctx, name, metav1.DeleteOptions{})); err != nil {
+		return fmt.Errorf("delete DaemonSet %s: %w", name, err)
+	}
+	return r.waitPods(ctx, nodes, name)
+}
+
+// runOn runs a pod to its success on each node, and deletes it.
+func (r remover) runOn(ctx context.Context, nodes []string, t corev1.PodTemplateSpec) error {
+	for _, n := range nodes {
 		if err := r.startPod(ctx, n, t); err != nil {
 			return err
 		}
 	}
-	if err := r.waitClean(ctx, names); err != nil {
+	if err := r.waitClean(ctx, nodes); err != nil {
 		return err
 	}
-	if err := r.deletePods(ctx, names); err != nil {
-		return err
-	}
-	if err := gone(apps.DaemonSets(namespace).Delete(ctx, ztunnelSet, metav1.DeleteOptions{})); err != nil {
-		return fmt.Errorf("delete DaemonSet %s: %w", ztunnelSet, err)
-	}
-	return r.waitPods(ctx, names, ztunnelSet)
+	return r.deletePods(ctx, nodes)
 }
 
 // podName keeps the dots of a node's name: a.b and a-b are two.
@@ -69,7 +70,7 @@ func (r remover) startPod(ctx context.Context, node string, t corev1.PodTemplate
 // waitClean waits for the pods' success.
 func (r remover) waitClean(ctx context.Context, nodes []string) error {
 	return r.until(ctx, "nodes to be clean", func() (string, error) {
-		list, err := r.list(ctx, template)
+		list, err := r.list(ctx, partName+"="+template)
 		if err != nil {
 			return "", err
 		}
@@ -87,8 +88,11 @@ func (r remover) waitClean(ctx context.Context, nodes []string) error {
 	})
 }
 
-// state is what the pod's containers say of a failure.
+// state is what the pod or its containers say of a failure.
 func state(p *corev1.Pod) string {
+	if p.Status.Reason != "" { // the kubelet did not take it
+		return fmt.Sprintf(" (%s: %s)", p.Status.Reason, p.Status.Message)
+	}
 	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		for _, s := range []corev1.ContainerState{c.State, c.LastTerminationState} {
 			switch {
@@ -111,16 +115,16 @@ func (r remover) deletePods(ctx context.Context, nodes []string) error {
 	return r.waitPods(ctx, nodes, template)
 }
 
-// waitPods waits until no pod of that name label is on the nodes; those on others can't end.
+// waitPods waits until no pod of that name label runs on the nodes; those on others can't end.
 func (r remover) waitPods(ctx context.Context, nodes []string, name string) error {
 	return r.until(ctx, name+" to end", func() (string, error) {
-		list, err := r.list(ctx, name)
+		list, err := r.list(ctx, partName+"="+name)
 		if err != nil {
 			return "", err
 		}
 		var left []string
 		for _, p := range list {
-			if slices.Contains(nodes, p.Spec.NodeName) {
+			if slices.Contains(nodes, p.Spec.NodeName) && !over(&p, time.Now()) {
 				left = append(left, p.Name+" on "+p.Spec.NodeName)
 			}
 		}
@@ -128,8 +132,53 @@ func (r remover) waitPods(ctx context.Context, nodes []string, name string) erro
 	})
 }
 
-func (r remover) list(ctx context.Context, name string) ([]corev1.Pod, error) {
-	l, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + name})
+// over says whether nothing of a pod runs any more, nor will. Its object may last far longer: where a CNI chain is broken,
+// if by Warren's own entry that is to be removed, its kubelet can't take the sandbox down.
+func over(p *corev1.Pod, now time.Time) bool {
+	if p.DeletionTimestamp == nil {
+		return false
+	}
+	ended := 0
+	for _, c := range p.Status.ContainerStatuses {
+		switch {
+		case c.State.Running != nil:
+			return false
+		case c.State.Terminated != nil:
+			ended++
+		}
+	}
+	// One that never ran might be starting just now, but not for longer than its grace, which ends at that time.
+	return ended == len(p.Spec.Containers) || now.After(p.DeletionTimestamp.Time)
+}
+
+// abandon deletes Warren's pods on these nodes from the API at once. Nobody is there to say that they have ended, so they would
+// stay, and the namespace with them. Their owners are deleted: none comes again.
+func (r remover) abandon(ctx context.Context, nodes []string) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	pods := r.Client.CoreV1().Pods(namespace)
+	return r.until(ctx, "the pods of skipped nodes to go", func() (string, error) {
+		list, err := r.list(ctx, anyPart)
+		if err != nil {
+			return "", err
+		}
+		var left []string
+		for _, p := range list {
+			if !slices.Contains(nodes, p.Spec.NodeName) {
+				continue
+			}
+			if err := gone(pods.Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})); err != nil {
+				return "", fmt.Errorf("delete pod %s of skipped node %s: %w", p.Name, p.Spec.NodeName, err)
+			}
+			left = append(left, p.Name+" on "+p.Spec.NodeName)
+		}
+		return strings.Join(left, ", "), nil
+	})
+}
+
+func (r remover) list(ctx context.Context, selector string) ([]corev1.Pod, error) {
+	l, err := r.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}

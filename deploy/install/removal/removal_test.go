@@ -4,6 +4,7 @@ package removal
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,10 +17,31 @@ import (
 	kubetesting "k8s.io/client-go/testing"
 )
 
-func node(name string, ready corev1.ConditionStatus) *corev1.Node {
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
+// node is a Linux node, with further labels or others in place of that: "key=value".
+func node(name string, ready corev1.ConditionStatus, pairs ...string) *corev1.Node {
+	set := map[string]string{corev1.LabelOSStable: "linux"}
+	for _, p := range pairs {
+		key, value, _ := strings.Cut(p, "=")
+		set[key] = value
+	}
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: set}, Status: corev1.NodeStatus{
 		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}},
 	}}
+}
+
+// cleaning is a template like the chart's: of Linux nodes, but for virtual ones.
+func cleaning() corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{partName: template}},
+		Spec: corev1.PodSpec{
+			NodeSelector: map[string]string{corev1.LabelOSStable: "linux"},
+			Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+				NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+					{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual"}},
+				}}},
+			}}},
+		},
+	}
 }
 
 // installed is a cluster with Warren on it: what a removal looks at.
@@ -29,13 +51,11 @@ func installed(nodes ...*corev1.Node) *fake.Clientset {
 	made.Labels = map[string]string{managedBy: byController}
 	objects := []runtime.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
-		&corev1.PodTemplate{ObjectMeta: in(template), Template: corev1.PodTemplateSpec{
-			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app.kubernetes.io/name": template}},
-		}},
+		&corev1.PodTemplate{ObjectMeta: in(template), Template: cleaning()},
 		&appsv1.DaemonSet{ObjectMeta: in(nodeSet)}, &appsv1.DaemonSet{ObjectMeta: in(ztunnelSet)}, &appsv1.Deployment{ObjectMeta: in(control)},
 		&corev1.Secret{ObjectMeta: made},
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: bundle}},
-		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Annotations: map[string]string{captured: "true", "mine": "1"}}},
+		capturedPod("web", "a"),
 	}
 	for _, n := range nodes {
 		objects = append(objects, n)
@@ -47,6 +67,13 @@ func installed(nodes ...*corev1.Node) *fake.Clientset {
 		return false, nil, nil
 	})
 	return c
+}
+
+func capturedPod(name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Annotations: map[string]string{captured: capturedTrue, "mine": "1"}},
+		Spec:       corev1.PodSpec{NodeName: node},
+	}
 }
 
 // actions are what changed the cluster, in order: "delete daemonsets warren-node".
@@ -65,13 +92,25 @@ func actions(c *fake.Clientset) []string {
 	return out
 }
 
-func run(t *testing.T, c *fake.Clientset, skip bool) (string, error) {
+func run(t *testing.T, c *fake.Clientset, skip bool) (said string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	_, said, err = runSeeing(t, c, skip)
+	return said, err
+}
+
+// runSeeing also returns the nodes that were not looked at.
+func runSeeing(t *testing.T, c *fake.Clientset, skip bool) (unseen []string, said string, err error) {
+	t.Helper()
+	return runFor(t, 10*time.Second, c, skip)
+}
+
+func runFor(t *testing.T, within time.Duration, c *fake.Clientset, skip bool) (unseen []string, said string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	var said strings.Builder
-	err := Run(ctx, Options{Client: c, Dynamic: policies(t), SkipNotReady: skip, Progress: &said})
-	return said.String(), err
+	var b strings.Builder
+	unseen, err = Run(ctx, Options{Client: c, Dynamic: policies(t), SkipNotReady: skip, Progress: &b})
+	return unseen, b.String(), err
 }
 
 func TestNodesAreCleanedBetweenAgentsAndZtunnels(t *testing.T) {
@@ -123,9 +162,9 @@ func TestRefusesWhileANodeIsNotReady(t *testing.T) {
 	if did := actions(c); len(did) > 0 {
 		t.Errorf("and did %v", did)
 	}
-	said, err := run(t, c, true)
-	if err != nil || !strings.Contains(said, "skipped: far") {
-		t.Errorf("told to skip it: %v, said %q", err, said)
+	unseen, said, err := runSeeing(t, c, true)
+	if err != nil || !strings.Contains(said, "skipped: far") || !slices.Equal(unseen, []string{"far"}) {
+		t.Errorf("told to skip it: %v, said %q, not looked at %v", err, said, unseen)
 	}
 	for _, a := range actions(c) {
 		if a == "create pods far" {
@@ -171,7 +210,7 @@ func TestFailureOfANodeIsTold(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := Run(ctx, Options{Client: c, Dynamic: policies(t)})
+	_, err := Run(ctx, Options{Client: c, Dynamic: policies(t)})
 	if err == nil || !strings.Contains(err.Error(), "a (broker: exit code 1 no bpffs)") {
 		t.Errorf("got %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,5 +45,9 @@ func run(ctx context.Context) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	return removal.Run(ctx, removal.Options{Client: typed, Dynamic: others, Progress: os.Stdout})
+	unseen, err := removal.Run(ctx, removal.Options{Client: typed, Dynamic: others, Progress: os.Stdout})
+	if len(unseen) > 0 {
+		fmt.Printf("not looked at: %s\n", strings.Join(unseen, ", "))
+	}
+	return err
 }
