@@ -272,7 +272,7 @@ func (a *Agent) keepSandboxes(fresh map[string]*sandbox) {
 	}
 	for uid, s := range a.kept {
 		t := a.pods[uid]
-		if t == nil && !a.complete || t != nil && t.sandbox == s && sameAddresses(t.pod.Addresses, s.Before) {
+		if (t == nil || t.inherited) && !a.complete || t != nil && t.sandbox == s && sameAddresses(t.pod.Addresses, s.Before) {
 			continue
 		}
 		delete(a.kept, uid)

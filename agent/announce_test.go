@@ -55,6 +55,11 @@ func newRig(t *testing.T, state string, pods ...kube.LocalPod) (*rig, context.Ca
 
 func newRigOver(t *testing.T, state string, src Source) (*rig, context.CancelFunc) {
 	t.Helper()
+	return newRigAnswering(t, state, src, func(_ broker.Capture, inode uint64) *broker.State { return &broker.State{Captured: true, Netns: inode} })
+}
+
+func newRigAnswering(t *testing.T, state string, src Source, answer func(broker.Capture, uint64) *broker.State) (*rig, context.CancelFunc) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "wa")
 	if err != nil {
 		t.Fatal(err)
@@ -67,8 +72,7 @@ func newRigOver(t *testing.T, state string, src Source) (*rig, context.CancelFun
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, dir: dir}
-	r.answer = func(_ broker.Capture, inode uint64) *broker.State { return &broker.State{Captured: true, Netns: inode} }
+	r := &rig{t: t, dir: dir, answer: answer}
 	if r.Agent, err = New(Config{Node: "n", RunDir: dir, StateDir: state, Drain: time.Minute, Log: slog.New(slog.DiscardHandler)},
 		src, &page{last: map[mesh.Name]string{}}); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func plan(pods map[string]*tracked, now time.Time, drain time.Duration) (steps [
 	for _, uid := range slices.Sorted(maps.Keys(pods)) {
 		t := pods[uid]
 		switch {
-		case t.wanted():
+		case t.wanted(), t.outlives() && t.sent == nil:
 			steps = append(steps, t.join()...)
 		case t.outlives():
 		default:

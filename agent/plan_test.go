@@ -132,6 +132,18 @@ func TestPlanForgetsAPodOnceObjectAndProcessesAreGone(t *testing.T) {
 	}
 }
 
+// Of a pod whose object went before the broker answered nobody says that it is captured.
+func TestPlanForgetsAPodThatWasNeverCaptured(t *testing.T) {
+	tr := &tracked{pod: enrolledPod(), exists: true}
+	pods := map[string]*tracked{"u1": tr}
+	plan(pods, t0, drain)
+	tr.exists = false
+	steps, _ := plan(pods, t0, drain)
+	if d := cmp.Diff([]string{"agent.release u1", "agent.unserve u1"}, words(steps)); d != "" || len(pods) != 0 {
+		t.Fatal(d, pods)
+	}
+}
+
 func TestPlanCapturesAgainAPodEnrolledWhileItIsReleased(t *testing.T) {
 	tr := &tracked{pod: enrolledPod(), exists: true, kernel: &broker.State{Captured: true}, acked: true}
 	pods := map[string]*tracked{"u1": tr}

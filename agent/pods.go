@@ -28,6 +28,8 @@ type tracked struct {
 	pod    kube.LocalPod
 	exists bool // the object is still there
 
+	inherited bool // an earlier agent had it held, and this one has seen no object of it
+
 	sandbox *sandbox // what the CNI plugin said, nil when it said nothing
 	netns   *os.File // of the sandbox, until the broker is given it
 
@@ -49,9 +51,16 @@ func (t *tracked) wanted() bool {
 }
 
 // outlives reports whether the pod runs on without its object, as one does that was deleted by force: it stays
-// captured until the broker sees its end, or what it still sends would leave in plaintext.
+// captured until the broker sees its end, or what it still sends would leave in plaintext. Of one that an earlier agent
+// had held that is so until the broker says otherwise.
 func (t *tracked) outlives() bool {
-	return !t.exists && t.drainUntil.IsZero() && t.sent != nil && t.kernel != nil && t.kernel.Captured
+	if t.exists || !t.drainUntil.IsZero() {
+		return false
+	}
+	if t.kernel == nil {
+		return t.inherited
+	}
+	return t.sent != nil && t.kernel.Captured
 }
 
 // status is the word to publish and to show: "true", a reason, or "" where nothing need be said.

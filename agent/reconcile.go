@@ -27,11 +27,13 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	a.kept = kept
 	complete, changed := a.look()
+	h := a.inherit()
 	wake := a.step(time.Now())
+	a.keepHeld(h)
 	if !complete {
 		a.cfg.Log.Warn("there may be pods of this node beyond those read: broker and ztunnel go on with those they know (see /debug/problems, /debug/objects)")
 	}
-	for synced := false; ; wake = a.step(time.Now()) {
+	for synced := false; ; {
 		if complete && !synced {
 			a.broker.Sync()
 			a.zds.Synced()
@@ -59,6 +61,8 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		wake = a.step(time.Now())
+		a.keepHeld(h)
 	}
 }
 
@@ -100,6 +104,8 @@ func (a *Agent) observe(pods []kube.LocalPod) {
 		if !known {
 			t = &tracked{published: p.Published, said: p.Published, sandbox: a.kept[p.UID]}
 			a.pods[p.UID] = t
+		} else if t.inherited {
+			t.inherited, t.published, t.said, t.sandbox = false, p.Published, p.Published, a.kept[p.UID]
 		} else if p.Published != t.pod.Published {
 			t.read(p.Published, time.Now())
 		}

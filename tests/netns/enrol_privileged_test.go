@@ -117,6 +117,19 @@ func TestNewPods(t *testing.T) {
 	if got := len(s.Node("b").Pins()); got != with {
 		t.Errorf("%d pins while the pod runs on without its object, %d before", got, with)
 	}
+	agent := s.Node("b").System.Agent
+	if err := agent.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	readyAgain(t, s, 20*time.Second)
+	testutil.Eventually(t, 10*time.Second, "the next agent knows the pod", func() bool { return spoken("deleted, and still running") })
+	s.WaitCaptured(s.far, "true")
+	if got := len(s.Node("b").Pins()); got != with {
+		t.Errorf("%d pins after the agent's restart, %d before", got, with)
+	}
 	late.Delete()
 	testutil.Eventually(t, 10*time.Second, "the deleted pod's kernel objects are gone", func() bool {
 		return len(s.Node("b").Pins()) == before

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"maps"
+	"path/filepath"
+	"reflect"
+
+	"github.com/warren-mesh/warren/mesh/broker"
+	"github.com/warren-mesh/warren/mesh/kube"
+)
+
+// heldDir is where the agent keeps what it has the broker hold, below its state directory.
+const heldDir = "held"
+
+// held is a pod that the broker was told to hold.
+type held struct {
+	broker.Capture
+	Boot string `json:"boot,omitempty"` // the run of the kernel that it was in
+}
+
+func (h *held) run() *string { return &h.Boot }
+
+// holding keeps in files what the broker was told to hold: an agent that starts when the object of a pod is gone while its
+// processes run, as after a deletion by force, would tell the broker of no such pod, and so have it sent to plaintext.
+type holding struct {
+	files podFiles[held, *held]
+	pods  map[string]*held // in files
+}
+
+// inherit takes up the pods that an earlier agent had held and that have no object, until the broker says what it holds
+// of them. It is called once, when the objects have been looked at.
+func (a *Agent) inherit() *holding {
+	h := &holding{}
+	if a.cfg.StateDir != "" {
+		h.files.dir = filepath.Join(a.cfg.StateDir, heldDir)
+	}
+	var err error
+	if h.pods, err = h.files.load(); err != nil {
+		a.cfg.Log.Warn("what an earlier agent had the broker hold", "err", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uid, c := range h.pods {
+		if a.pods[uid] != nil {
+			continue // the object says what becomes of it
+		}
+		a.cfg.Log.Info("pod of an earlier agent, without an object", "pod", c.Namespace+"/"+c.Name, "uid", uid)
+		a.pods[uid] = &tracked{inherited: true, pod: kube.LocalPod{
+			UID: uid, Namespace: c.Namespace, Name: c.Name, ServiceAccount: c.ServiceAccount,
+			Addresses: c.Addresses, Enrolled: true, Running: c.Running, Except: c.Except,
+		}}
+	}
+	return h
+}
+
+// keepHeld brings the files up to date.
+func (a *Agent) keepHeld(h *holding) {
+	now := map[string]broker.Capture{}
+	a.mu.Lock()
+	for uid, t := range a.pods {
+		if t.sent != nil && t.drainUntil.IsZero() {
+			now[uid] = *t.sent
+		}
+	}
+	a.mu.Unlock()
+	for uid, c := range now {
+		if old := h.pods[uid]; old != nil && reflect.DeepEqual(old.Capture, c) {
+			continue
+		}
+		h.pods[uid] = &held{Capture: c}
+		if err := h.files.save(uid, h.pods[uid]); err != nil {
+			a.cfg.Log.Warn("the pod would leave the mesh if it ran on without its object when the next agent starts", "err", err)
+		}
+	}
+	for uid := range maps.Clone(h.pods) {
+		if _, ok := now[uid]; ok {
+			continue
+		}
+		delete(h.pods, uid)
+		if err := h.files.remove(uid); err != nil {
+			a.cfg.Log.Warn("pod that is held no more", "err", err)
+		}
+	}
+}
