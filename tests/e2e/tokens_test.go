@@ -244,7 +244,7 @@ func TestWhoGetsCertificates(t *testing.T) {
 		{"expired", hostA, in(func(c map[string]any) { c["exp"] = time.Now().Add(-time.Minute).Unix() }), here.Identity(), codes.Unauthenticated, unproven, "token has expired"},
 		{"never expires", hostA, in(func(c map[string]any) { delete(c, "exp") }), here.Identity(), codes.Unauthenticated, unproven, "never expires"},
 		{"not valid yet", hostA, in(func(c map[string]any) { c["nbf"] = time.Now().Add(time.Hour).Unix() }), here.Identity(), codes.Unauthenticated, unproven, "not valid yet"},
-		{"another issuer's", hostA, in(func(c map[string]any) { c["iss"] = "https://elsewhere" }), here.Identity(), codes.Unauthenticated, unproven, "issued by"},
+		{"another issuer's, by the API server's key", hostA, in(func(c map[string]any) { c["iss"] = "https://elsewhere" }), here.Identity(), codes.Unauthenticated, unproven, "the API server does not take the token"},
 		{"another key's", hostA, altered(t, forge.Key(t), node, same), here.Identity(), codes.Unauthenticated, unproven, "signature is wrong"},
 		{"no token", hostA, "", here.Identity(), codes.Unauthenticated, unproven, "not a service account token"},
 		{"no JWT", hostA, "x.y.z", here.Identity(), codes.Unauthenticated, unproven, "not a service account token"},
