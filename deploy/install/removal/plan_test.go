@@ -95,8 +95,12 @@ func sentTo(c *fake.Clientset) []string {
 // TestNodeThatTheMeshLeft has a node that the affinity excludes by now: a pod says that it was in the mesh.
 func TestNodeThatTheMeshLeft(t *testing.T) {
 	c := installed(node("a", corev1.ConditionTrue), node("left", corev1.ConditionTrue, "type=virtual"))
-	if err := c.Tracker().Add(capturedPod("stuck", "left")); err != nil {
-		t.Fatal(err)
+	never := capturedPod("never", "left")
+	never.Annotations[captured] = "NotEnrolled"
+	for _, p := range []*corev1.Pod{capturedPod("stuck", "left"), never} {
+		if err := c.Tracker().Add(p); err != nil {
+			t.Fatal(err)
+		}
 	}
 	unseen, said, err := runSeeing(t, c, false)
 	if err != nil || !slices.Equal(unseen, []string{"left"}) {
