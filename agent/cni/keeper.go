@@ -67,11 +67,12 @@ type keeper struct {
 // look repairs what is wrong, and says what it can't repair, once. err is what is wrong already.
 func (k *keeper) look(now time.Time, err error) {
 	newest := k.Newest == nil || k.Newest()
-	changed, ierr := k.ensure(newest && !unchanged(k.right, k.binary()), newest)
+	seen := k.binary() // before it is read: what takes its place meanwhile was never found right
+	changed, ierr := k.ensure(newest && !unchanged(k.right, seen), newest)
 	// Who only waits for somebody else is to see at once that it has come.
 	waits := errors.Is(ierr, errElsewhere) || errors.Is(ierr, errNoNetwork)
 	if err = errors.Join(err, ierr); newest && (err == nil || waits) {
-		k.right = k.binary()
+		k.right = seen
 	}
 	// Only the newest knows where the plugin belongs now.
 	if k.gone.lasts(now, errors.Is(ierr, errElsewhere)) && newest {
