@@ -101,7 +101,8 @@ type Agent struct {
 	// The loop's own.
 	waiters  map[*waiter]bool
 	kept     map[string]*sandbox // in files, by pod uid
-	complete bool                // every object could be read once
+	holding  holding
+	complete bool // every object could be read once
 
 	mu   sync.Mutex
 	pods map[string]*tracked // by pod uid

@@ -5,6 +5,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -71,6 +72,47 @@ func TestHeldPodWithAnObject(t *testing.T) {
 		t.Errorf("told %+v of a pod that is not in the mesh", updates)
 	}
 	testutil.Eventually(t, 5*time.Second, "nothing is kept of it", func() bool { return len(r.filesHeld()) == 0 })
+}
+
+// That a pod is captured may not be published yet: where nobody can tell whether it is in the mesh, the file says it.
+func TestHeldPodNobodyCanTellOf(t *testing.T) {
+	for _, word := range []string{kube.EnrolmentUnreadable, kube.NamespaceUnknown} {
+		for _, addressed := range []bool{true, false} {
+			ran := enrolledPod()
+			ran.Running = true
+			r, stop := newRig(t, "", ran)
+			testutil.Eventually(t, 5*time.Second, "it is kept as held", func() bool { return len(r.filesHeld()) == 1 })
+			stop()
+			wrong := enrolledPod()
+			wrong.Enrolled, wrong.Reason = false, word
+			if !addressed {
+				wrong.Addresses = nil
+			}
+			another := wrong
+			another.UID, another.Name = "u2", "web-2"
+
+			r, stop = newRig(t, r.cfg.StateDir, wrong, another)
+			testutil.Eventually(t, 5*time.Second, "the list is complete", r.synced)
+			updates, _, deleted := r.told()
+			if len(updates) != 1 || len(deleted) > 0 || !reflect.DeepEqual(updates[0], broker.Capture{
+				UID: "u1", Namespace: "app", Name: "web", ServiceAccount: "web", Addresses: ran.Addresses, Running: true,
+			}) {
+				t.Errorf("%s, addressed %v: told %+v, and to let go of %v", word, addressed, updates, deleted)
+			}
+			testutil.Eventually(t, 5*time.Second, "it is as any that ztunnel has not", func() bool {
+				ps := r.debugPods()
+				return len(ps) == 2 && ps[0].State == pendingZtunnel && ps[0].Published == "" && ps[1].State == word
+			})
+			if got := r.filesHeld(); !slices.Equal(got, []string{"u1.json"}) {
+				t.Errorf("%s, addressed %v: kept %v", word, addressed, got)
+			}
+			wrong.Reason = kube.OptedOut
+			r.set(wrong, another)
+			testutil.Eventually(t, 5*time.Second, "a word that can be read counts", func() bool { _, _, deleted := r.told(); return slices.Equal(deleted, []string{"u1"}) })
+			testutil.Eventually(t, 5*time.Second, "nothing is kept of it", func() bool { return len(r.filesHeld()) == 0 })
+			stop()
+		}
+	}
 }
 
 // The object may come late, as from an API server that was away: it is the pod's as if it had come first.

@@ -26,10 +26,11 @@ func (a *Agent) reconcile(ctx context.Context) error {
 		a.cfg.Log.Warn("what the CNI plugin told an earlier agent", "err", err)
 	}
 	a.kept = kept
+	a.loadHeld()
 	complete, changed := a.look()
-	h := a.inherit()
+	a.inherit()
 	wake := a.step(time.Now())
-	a.keepHeld(h)
+	a.keepHeld()
 	if !complete {
 		a.cfg.Log.Warn("there may be pods of this node beyond those read: broker and ztunnel go on with those they know (see /debug/problems, /debug/objects)")
 	}
@@ -62,7 +63,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 			return nil
 		}
 		wake = a.step(time.Now())
-		a.keepHeld(h)
+		a.keepHeld()
 	}
 }
 
@@ -100,6 +101,7 @@ func (a *Agent) observe(pods []kube.LocalPod) {
 		t.exists = false
 	}
 	for _, p := range pods {
+		p = a.keep(p)
 		t, known := a.pods[p.UID]
 		if !known {
 			t = &tracked{published: p.Published, said: p.Published, sandbox: a.kept[p.UID]}
