@@ -51,9 +51,17 @@ func TestForceDeletedPodOutlastsTheAgent(t *testing.T) {
 	}
 	stop()
 
+	// A broker that starts may not get the listeners at once.
+	none := &objects{changed: make(chan struct{})}
+	r, stop = newRigAnswering(t, state, none, func(broker.Capture, uint64) *broker.State { return &broker.State{Reason: "address in use"} })
+	testutil.Eventually(t, 5*time.Second, "the broker said so", func() bool { ps := r.debugPods(); return len(ps) == 1 && ps[0].Broker == "address in use" })
+	if _, _, deleted := r.told(); len(deleted) > 0 || len(r.filesHeld()) != 1 || !running(r)() {
+		t.Errorf("told to let go of %v, kept %v", deleted, r.filesHeld())
+	}
+	stop()
+
 	// It ended while no agent was there.
-	over := &objects{changed: make(chan struct{})}
-	r, stop = newRigAnswering(t, state, over, func(broker.Capture, uint64) *broker.State { return &broker.State{Reason: "no such cgroup"} })
+	r, stop = newRigAnswering(t, state, none, func(broker.Capture, uint64) *broker.State { return &broker.State{Gone: true, Reason: "no such cgroup"} })
 	testutil.Eventually(t, 5*time.Second, "it is let go", func() bool { _, _, deleted := r.told(); return slices.Equal(deleted, []string{"u1"}) })
 	testutil.Eventually(t, 5*time.Second, "nothing is kept of it", func() bool { return len(r.filesHeld()) == 0 && len(r.debugPods()) == 0 })
 	stop()

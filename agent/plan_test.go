@@ -122,6 +122,12 @@ func TestPlanForgetsAPodOnceObjectAndProcessesAreGone(t *testing.T) {
 	if tr.label() != "releasing" {
 		t.Errorf("counted as %s", tr.label())
 	}
+	for _, passing := range []*broker.State{{Reason: "bind: address already in use"}, {Reason: "KERNEL_UNVERIFIED: listener lost"}, nil} {
+		tr.kernel = passing
+		if steps, _ := plan(pods, t0.Add(time.Hour), drain); len(steps) != 0 || tr.label() != "releasing" {
+			t.Fatalf("%+v does not say that it ended: %v, %s", passing, words(steps), tr.label())
+		}
+	}
 	tr.kernel = &broker.State{Gone: true}
 	steps, _ := plan(pods, t0, drain)
 	if d := cmp.Diff([]string{"agent.release u1", "agent.unserve u1"}, words(steps)); d != "" {
@@ -132,12 +138,16 @@ func TestPlanForgetsAPodOnceObjectAndProcessesAreGone(t *testing.T) {
 	}
 }
 
-// Of a pod whose object went before the broker answered nobody says that it is captured.
+// A pod whose object goes before the broker answers may run: the broker says whether it is there.
 func TestPlanForgetsAPodThatWasNeverCaptured(t *testing.T) {
 	tr := &tracked{pod: enrolledPod(), exists: true}
 	pods := map[string]*tracked{"u1": tr}
 	plan(pods, t0, drain)
 	tr.exists = false
+	if steps, _ := plan(pods, t0, drain); len(steps) != 0 {
+		t.Fatal(words(steps))
+	}
+	tr.kernel = &broker.State{Gone: true, Reason: "no such cgroup"}
 	steps, _ := plan(pods, t0, drain)
 	if d := cmp.Diff([]string{"agent.release u1", "agent.unserve u1"}, words(steps)); d != "" || len(pods) != 0 {
 		t.Fatal(d, pods)

@@ -51,16 +51,11 @@ func (t *tracked) wanted() bool {
 }
 
 // outlives reports whether the pod runs on without its object, as one does that was deleted by force: it stays
-// captured until the broker sees its end, or what it still sends would leave in plaintext. Of one that an earlier agent
-// had held that is so until the broker says otherwise.
+// captured until the broker sees its end, or what it still sends would leave in plaintext. That it is not captured now
+// says nothing of its end: so it is while ztunnel hands listeners over to a broker that starts.
 func (t *tracked) outlives() bool {
-	if t.exists || !t.drainUntil.IsZero() {
-		return false
-	}
-	if t.kernel == nil {
-		return t.inherited
-	}
-	return t.sent != nil && t.kernel.Captured
+	held := t.sent != nil || t.inherited
+	return held && !t.exists && t.drainUntil.IsZero() && (t.kernel == nil || !t.kernel.Gone)
 }
 
 // status is the word to publish and to show: "true", a reason, or "" where nothing need be said.

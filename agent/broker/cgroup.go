@@ -74,6 +74,9 @@ func cgroup2Mount(dir string) (string, error) {
 	return first, nil
 }
 
+// errNoCgroup: no process can be in the pod. Other files that don't exist say less.
+var errNoCgroup = errors.New("there is none")
+
 // pod returns the pod's directory: pod<uid>, or systemd's *-pod<uid with underscores>.slice, at most four
 // levels below the pods' root.
 func (c cgroups) pod(uid string) (string, error) {
@@ -102,7 +105,7 @@ func (c cgroups) pod(uid string) (string, error) {
 		return "", fmt.Errorf("find cgroup of pod %s: %w", uid, err)
 	}
 	if found == "" {
-		return "", fmt.Errorf("find cgroup of pod %s: %w below %s", uid, fs.ErrNotExist, c.pods)
+		return "", fmt.Errorf("find cgroup of pod %s: %w below %s", uid, errNoCgroup, c.pods)
 	}
 	return found, nil
 }

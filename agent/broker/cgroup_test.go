@@ -4,7 +4,6 @@ package broker
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,7 +38,7 @@ func TestPodCgroup(t *testing.T) {
 			if ps, err := pids(got); err != nil || !slices.Equal(ps, []int{7, 9, 30}) {
 				t.Errorf("processes %v, %v", ps, err)
 			}
-			if _, err := g.pod("22222222-2222-3333-4444-555555555555"); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := g.pod("22222222-2222-3333-4444-555555555555"); !errors.Is(err, errNoCgroup) {
 				t.Errorf("another pod: %v", err)
 			}
 		})

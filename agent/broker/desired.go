@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"time"
@@ -19,7 +20,7 @@ func (b *Broker) updateCapture(a *agentConn, c wire.Capture, given *os.File) {
 		if given != nil {
 			given.Close()
 		}
-		a.tell(wire.TypeCaptureState, wire.State{UID: c.UID, Reason: err.Error(), At: time.Now()})
+		a.tell(wire.TypeCaptureState, wire.State{UID: c.UID, Gone: b.pods[c.UID] == nil, Reason: err.Error(), At: time.Now()})
 		return
 	}
 	p := b.pods[c.UID]
@@ -79,7 +80,7 @@ func (b *Broker) try(p *pod) {
 		b.log.Warn("pod not captured", "pod", p.want.Namespace+"/"+p.want.Name, "err", err)
 	}
 	if !p.state.Gone {
-		b.setState(p, wire.State{Reason: p.failure})
+		b.setState(p, wire.State{Gone: errors.Is(err, errNoCgroup), Reason: p.failure})
 	}
 }
 

@@ -63,8 +63,11 @@ func (f *finder) find(c wire.Capture, given *os.File) (place, error) {
 			return p, nil
 		}
 	}
+	if err != nil && handed != nil {
+		return place{}, fmt.Errorf("%w (%w)", handed, err)
+	}
 	if err != nil {
-		return place{}, cmp.Or(handed, err)
+		return place{}, err
 	}
 	ps, err := pids(dir)
 	if err != nil {

@@ -100,7 +100,7 @@ type Request struct {
 type State struct {
 	UID      string    `json:"uid"`
 	Captured bool      `json:"captured"`
-	Gone     bool      `json:"gone,omitempty"`   // nothing is held of it: its namespace or cgroup ended, or its release is over
+	Gone     bool      `json:"gone,omitempty"`   // nothing is held of it: its namespace or cgroup ended, or there is none, or its release is over
 	Reason   string    `json:"reason,omitempty"` // why not captured: a sentence or a reason word; "" when captured
 	Netns    uint64    `json:"netns,omitempty"`  // inode of the network namespace that was found to be the pod's; 0: none
 	At       time.Time `json:"at"`
