@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // podFiles keep something of pods for the next agent, one file for each.
@@ -34,6 +35,7 @@ func (s podFiles[T, P]) load() (map[string]*T, error) {
 	for _, e := range entries {
 		uid, ok := strings.CutSuffix(e.Name(), ".json")
 		if !ok {
+			s.sweep(e)
 			continue
 		}
 		b, rerr := os.ReadFile(filepath.Join(s.dir, e.Name()))
@@ -60,17 +62,41 @@ func (s podFiles[T, P]) save(uid string, one *T) error {
 		err = os.MkdirAll(s.dir, 0o700)
 	}
 	// No sync: what is kept here need not outlast the kernel.
-	tmp := filepath.Join(s.dir, "."+uid)
 	if err == nil {
-		err = os.WriteFile(tmp, b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(s.dir, uid+".json"))
+		err = s.replace(uid, b)
 	}
 	if err != nil {
 		return fmt.Errorf("keep file of pod %s: %w", uid, err)
 	}
 	return nil
+}
+
+// replace goes by a file of its own: while one agent replaces another both write.
+func (s podFiles[T, P]) replace(uid string, b []byte) error {
+	f, err := os.CreateTemp(s.dir, "."+uid+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone under this name when all went well
+	_, err = f.Write(b)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), filepath.Join(s.dir, uid+".json"))
+}
+
+// onItsWay is how young a file on its way into place may be another agent's that still writes it.
+const onItsWay = time.Minute
+
+// sweep removes what an agent that was killed left on its way.
+func (s podFiles[T, P]) sweep(e fs.DirEntry) {
+	st, err := e.Info()
+	if err == nil && strings.HasPrefix(e.Name(), ".") && time.Since(st.ModTime()) > onItsWay {
+		_ = os.Remove(filepath.Join(s.dir, e.Name()))
+	}
 }
 
 func (s podFiles[T, P]) remove(uid string) error {
