@@ -74,8 +74,8 @@ test: ## everything there is: generation, linters, race detector, every test as 
 	@echo "test: about 20 minutes on two cores; half an hour more the first time, most of it to compile the Kubernetes of the tests"
 	@$(AS_ROOT) bash tests/all.sh
 
-test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about six minutes
-	@echo "tests: every package, the kernel's and the whole mesh's among them, then fuzzing; about six minutes"
+test-all: build ## only the tests (as root: the kernel's too) and each fuzz target briefly, about five minutes
+	@echo "tests: every package, the kernel's and the whole mesh's among them, then fuzzing; about five minutes"
 	@$(RUNTESTS) -fuzz $(FUZZTIME) ./tests/netns ./...
 
 test-race: build ## run the unprivileged tests under the race detector, about three minutes on two cores

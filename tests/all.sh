@@ -63,7 +63,7 @@ counted() {
     echo "$name: $p passed, $b failed, $s skipped."
     passed=$((passed + p)) bad=$((bad + b)) skipped=$((skipped + s))
 }
-counted "tests and fuzz targets (about six minutes)" test-all
+counted "tests and fuzz targets (about five minutes)" test-all
 counted "the installation" test-install
 counted "the cluster of the tests (a minute; the first time Kubernetes is compiled, 10 to 20 more)" test-cluster
 counted "informers and control against a real API server (half a minute)" test-apiserver
