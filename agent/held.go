@@ -89,10 +89,12 @@ func (a *Agent) keepHeld() {
 		if old := h.pods[uid]; old != nil && reflect.DeepEqual(old.Capture, c) {
 			continue
 		}
-		h.pods[uid] = &held{Capture: c}
-		if err := h.files.save(uid, h.pods[uid]); err != nil {
-			a.cfg.Log.Warn("the pod would leave the mesh if it ran on without its object when the next agent starts", "err", err)
+		one := &held{Capture: c}
+		if err := h.files.save(uid, one); err != nil {
+			a.cfg.Log.Warn("the pod would leave the mesh if it ran on without its object when the next agent starts: trying again", "err", err)
+			continue
 		}
+		h.pods[uid] = one
 	}
 	for uid := range maps.Clone(h.pods) {
 		if _, ok := now[uid]; ok {

@@ -67,6 +67,23 @@ func TestForceDeletedPodOutlastsTheAgent(t *testing.T) {
 	stop()
 }
 
+// A full disk, say, is one for a time.
+func TestFileThatCanNotBeWrittenIsTriedAgain(t *testing.T) {
+	state := t.TempDir()
+	if err := os.WriteFile(filepath.Join(state, heldDir), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, stop := newRig(t, state, enrolledPod())
+	defer stop()
+	testutil.Eventually(t, 5*time.Second, "it is held", func() bool { updates, _, _ := r.told(); return len(updates) == 1 })
+	testutil.Eventually(t, 5*time.Second, "it is captured", func() bool { return r.countPods()["pending"] == 1 }) // no ztunnel here
+	if err := os.Remove(filepath.Join(state, heldDir)); err != nil {
+		t.Fatal(err)
+	}
+	r.set(enrolledPod())
+	testutil.Eventually(t, 5*time.Second, "it is kept as held", func() bool { return slices.Equal(r.filesHeld(), []string{"u1.json"}) })
+}
+
 // Where there is an object it says what becomes of the pod.
 func TestHeldPodWithAnObject(t *testing.T) {
 	r, stop := newRig(t, "", enrolledPod())
